@@ -1,0 +1,81 @@
+"""`site.toml`: where a hospital's data are, on which device to train, its policy. Never sent."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from client.policy import Policy
+from common.contract import Section, read_toml
+from common.errors import SiteConfigError
+
+
+class SiteIdentity(Section):
+    """Who this site is, and where it keeps its own books.
+
+    Attributes:
+        dataset_id: the name of this data set, under which everything spent on it is booked.
+        state_dir: where audit log, ledger and keys live: outside of the data, which may be
+            read-only. Relative paths start at the folder of `site.toml`.
+        device: "cpu", "cuda:N", or "auto" (the first GPU if there is one).
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    dataset_id: Annotated[str, Field(min_length=1, max_length=200)]
+    state_dir: str
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$")] = "auto"
+
+
+class DataFiles(Section):
+    """The files of the data, relative to the folder of `site.toml`."""
+
+    patients: str = "patients.csv"
+
+
+class SiteFile(Section):
+    """The content of `site.toml`."""
+
+    site: SiteIdentity
+    data: DataFiles = DataFiles()
+    policy: Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteConfig:
+    """`site.toml`, validated, with its paths resolved."""
+
+    folder: Path
+    name: str
+    dataset_id: str
+    device: str
+    state_dir: Path
+    patients: Path
+    policy: Policy
+
+
+def load_site_config(site_dir: Path) -> SiteConfig:
+    """The configuration of the site folder `site_dir`.
+
+    Raises:
+        SiteConfigError: `site.toml` is missing or malformed, has no policy, or keeps its state
+            inside the folder of the data.
+    """
+    path = site_dir / "site.toml"
+    file = read_toml(path, SiteFile, SiteConfigError)
+    folder = site_dir.resolve()
+    state_dir = (folder / file.site.state_dir).resolve()
+    if state_dir == folder or folder in state_dir.parents:
+        raise SiteConfigError(
+            f"Expected site.state_dir outside of the data folder, found it inside ({path}). "
+            "The data may be read-only; name a folder beside it."
+        )
+    return SiteConfig(
+        folder=folder,
+        name=file.site.name,
+        dataset_id=file.site.dataset_id,
+        device=file.site.device,
+        state_dir=state_dir,
+        patients=folder / file.data.patients,
+        policy=file.policy,
+    )

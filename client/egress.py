@@ -1,0 +1,142 @@
+"""What may leave the hospital. Every reply passes `release`, and there is no other way out.
+
+Each rule is one small function. A reply that breaks a rule which honest code cannot break is
+blocked; counts of small groups are withheld, and large updates scaled, by the policy.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from client.policy import Policy
+from common.arrays import Arrays, Manifest, slices_of
+from common.errors import Refusal, RefusalCode
+from common.metrics import declared_shapes
+from common.models.patient_model import SHARED, block_owner
+from common.study import Study
+from common.wire import OK, Reply, TaskKind
+
+SECONDS = ("seconds_training", "seconds_evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What a study's replies may hold: manifests by kind of task, counts, and statistics."""
+
+    manifests: Mapping[TaskKind, Manifest]
+    counts: frozenset[str]
+    metrics: Mapping[str, int]
+
+    @classmethod
+    def of(cls, study: Study, *, update: Manifest, moments: Manifest) -> "Declared":
+        """The declaration that follows from a study and the manifests of its arrays."""
+        shapes = declared_shapes(study.num_classes, study.evaluation.score_bins)
+        sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+        federated = study.normalisation.method == "federated"
+        return cls(
+            manifests={TaskKind.TRAIN: update} | ({TaskKind.ENROL: moments} if federated else {}),
+            counts=frozenset({SHARED, *study.granularities}),
+            metrics=sizes | dict.fromkeys(SECONDS, 1),
+        )
+
+
+def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
+    """The reply as it may leave: checked, small groups withheld, the update's norm bounded.
+
+    Guarantees:
+        - Only declared counts, statistics and arrays leave, in their declared shapes, finite.
+        - A refusal carries a code and nothing else.
+        - A count of 1 to `smallest_group` - 1 leaves as 0, and the update of that granularity's
+          encoder as zeros; statistics over so few held-out patients do not leave.
+        - The L2 norm of an update is at most `max_update_norm`.
+
+    Raises:
+        Refusal: EGRESS_BLOCKED or UPDATE_NOT_FINITE.
+    """
+    if reply.status != OK:
+        return replace(reply, arrays=None, counts={}, metrics={})
+    _only_declared_arrays(reply, declared)
+    _only_declared_counts(reply, declared)
+    _only_declared_metrics(reply, declared)
+    reply = _withhold_small_counts(reply, policy)
+    reply = _withhold_metrics(reply, policy)
+    return _bound_norm(reply, policy)
+
+
+def _only_declared_arrays(reply: Reply, declared: Declared) -> None:
+    expected = declared.manifests.get(reply.kind)
+    found = None if reply.arrays is None else reply.arrays.manifest
+    if found != expected:
+        _block("arrays that are not those declared for this kind of task")
+    if reply.arrays is not None and not reply.arrays.is_finite():
+        raise Refusal(
+            RefusalCode.UPDATE_NOT_FINITE,
+            "Expected finite arrays, found NaN or infinity. Lower the learning rate of the study.",
+        )
+
+
+def _only_declared_counts(reply: Reply, declared: Declared) -> None:
+    if not set(reply.counts) <= declared.counts:
+        _block("counts that are not declared")
+    if any(count < 0 for count in reply.counts.values()):
+        _block("a negative count")
+
+
+def _only_declared_metrics(reply: Reply, declared: Declared) -> None:
+    for name, values in reply.metrics.items():
+        if declared.metrics.get(name) != len(values):
+            _block("a statistic that is not declared, or of another size")
+        if not np.isfinite(values).all():
+            _block("a statistic that is not finite")
+
+
+def _withhold_small_counts(reply: Reply, policy: Policy) -> Reply:
+    small = {name for name, n in reply.counts.items() if 0 < n < policy.smallest_group}
+    if not small:
+        return reply
+    arrays = reply.arrays
+    if arrays is not None:
+        flat = arrays.flat.copy()
+        for block, place in slices_of(arrays.manifest):
+            owner = block.name.split(".")[0] if reply.kind is TaskKind.ENROL else None
+            if (owner or block_owner(block.name)) in small:
+                flat[place] = 0.0
+        arrays = Arrays(manifest=arrays.manifest, flat=flat)
+    counts = {name: 0 if name in small else n for name, n in reply.counts.items()}
+    return replace(reply, counts=counts, arrays=arrays)
+
+
+def _withhold_metrics(reply: Reply, policy: Policy) -> Reply:
+    num_patients = reply.metrics.get("num_patients", (0.0,))[0]
+    is_small = num_patients < policy.smallest_group
+    kept = {
+        name: values
+        for name, values in reply.metrics.items()
+        if policy.allows_metric(name) and (name in SECONDS or not is_small)
+    }
+    return replace(reply, metrics=kept)
+
+
+def _bound_norm(reply: Reply, policy: Policy) -> Reply:
+    if reply.kind is not TaskKind.TRAIN or reply.arrays is None:
+        return reply
+    norm = norm_of(reply.arrays)
+    if norm <= policy.max_update_norm:
+        return reply
+    # Rounding to float32 may add a part in 10^7, so the target is a little below the bound.
+    factor = policy.max_update_norm / norm * (1 - 1e-6)
+    flat = (reply.arrays.flat.astype(np.float64) * factor).astype(np.float32)
+    return replace(reply, arrays=Arrays(manifest=reply.arrays.manifest, flat=flat))
+
+
+def norm_of(arrays: Arrays) -> float:
+    """The L2 norm over all blocks, computed in float64."""
+    return float(np.linalg.norm(arrays.flat.astype(np.float64)))
+
+
+def _block(found: str) -> None:
+    raise Refusal(
+        RefusalCode.EGRESS_BLOCKED,
+        f"Expected a reply of declared parts, found {found}. Nothing was sent; report this.",
+    )

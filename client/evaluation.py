@@ -1,0 +1,34 @@
+"""Evaluation at a site: predictions of a model for its patients, and their mergeable sums.
+
+Predictions stay here; only `EvaluationSums` go to the egress.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.training import Patients
+from common.metrics import EvaluationSums, sums_of
+from common.models.heads import probabilities
+from common.models.patient_model import PatientModel
+from common.study import Study
+
+_BATCH = 4096
+
+
+def predict(model: PatientModel, patients: Patients, study: Study) -> NDArray[np.float64]:
+    """The probability of each class for each patient, shape (B, C), rows add to 1."""
+    model.eval()
+    parts = [np.empty((0, study.num_classes))]
+    with torch.inference_mode():
+        indices = torch.arange(len(patients), device=patients.labels_B.device)
+        for index_B in torch.split(indices, _BATCH):
+            inputs, _ = patients.batch(index_B)
+            parts.append(probabilities(study.outcome, model(inputs)).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def evaluate(scores_BC: NDArray[np.float64], patients: Patients, study: Study) -> EvaluationSums:
+    """The sums of these predictions for these patients."""
+    labels_B = patients.labels_B.cpu().numpy()
+    return sums_of(scores_BC, labels_B, score_bins=study.evaluation.score_bins)

@@ -1,0 +1,74 @@
+"""The policy: what this hospital allows, whoever asks.
+
+A policy is a floor. The coordinator may ask for something stricter, never for something laxer, and
+a missing or malformed policy means that the site does not start.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from common.contract import Section
+from common.errors import Refusal, RefusalCode
+from common.study import Study
+
+Limit = Annotated[int, Field(strict=True, ge=1)]
+
+
+class Policy(Section):
+    """The `[policy]` of `site.toml`. Every field without a default must be decided by a person.
+
+    Attributes:
+        allow_without_privacy: whether a study with the privacy plan "none" may train here.
+        accepted_studies: hashes of the effective studies that this hospital has agreed to.
+        min_patients: with fewer training patients than this, the site takes no part.
+        smallest_group: metrics and counts over fewer patients than this are not sent.
+        max_rounds: the last round for which a task is answered.
+        max_local_steps: the most optimizer steps in one round.
+        max_update_norm: an update of a larger L2 norm is scaled down to it, and this is logged.
+        metrics: names of the evaluation statistics that may leave; "*" allows all declared ones.
+    """
+
+    allow_without_privacy: bool
+    accepted_studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+    min_patients: Limit = 50
+    smallest_group: Limit = 10
+    max_rounds: Limit = 1000
+    max_local_steps: Limit = 10_000
+    max_update_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
+    metrics: tuple[str, ...] = ("*",)
+
+    def check_study(self, study: Study, num_patients: int) -> None:
+        """Nothing, if this study may train here on this many patients.
+
+        Raises:
+            Refusal: with the code of the first rule that is broken.
+        """
+        if study.privacy.mode == "none" and not self.allow_without_privacy:
+            raise Refusal(
+                RefusalCode.PRIVACY_REQUIRED,
+                f"Expected a study with a privacy plan, found mode 'none' in '{study.name}'.",
+            )
+        if num_patients < self.min_patients:
+            raise Refusal(
+                RefusalCode.TOO_FEW_PATIENTS,
+                f"Expected at least {self.min_patients} training patients, found fewer.",
+            )
+        num_steps = study.training.steps_of(num_patients)
+        if num_steps > self.max_local_steps:
+            raise Refusal(
+                RefusalCode.STEP_LIMIT,
+                f"Expected at most {self.max_local_steps} steps a round, found {num_steps} asked.",
+            )
+
+    def check_round(self, round_number: int) -> None:
+        """Nothing, if a task of this round may be answered. Raises `Refusal` otherwise."""
+        if round_number > self.max_rounds:
+            raise Refusal(
+                RefusalCode.ROUND_LIMIT,
+                f"Expected a round of at most {self.max_rounds}, found {round_number}.",
+            )
+
+    def allows_metric(self, name: str) -> bool:
+        """Whether the statistic `name` may leave this hospital."""
+        return "*" in self.metrics or name in self.metrics

@@ -1,0 +1,267 @@
+"""The door of a hospital: every task comes in here, and every reply leaves here.
+
+What comes in is checked before torch sees it; what goes out passes `client.egress` and is written
+to the audit log first. No text of an exception leaves: a closed list of codes does.
+"""
+
+import hashlib
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.audit import AuditLog
+from client.config import SiteConfig, load_site_config
+from client.data import read_cohort
+from client.egress import Declared, norm_of, release
+from client.evaluation import evaluate, predict
+from client.findings import raise_errors
+from client.normalise import moments_of
+from client.training import Patients, to_device, train
+from common.arrays import Arrays
+from common.code_version import code_fingerprint
+from common.errors import Refusal, RefusalCode, SiteConfigError
+from common.models.patient_model import (
+    PatientModel,
+    load_state,
+    parameters_of,
+    state_of,
+    trainable_manifest,
+)
+from common.normalisation import moments_manifest
+from common.seeds import seed_of
+from common.study import Study
+from common.study_file import load_study
+from common.wire import Reply, Task, TaskKind
+
+logger = logging.getLogger(__name__)
+
+# (round, probabilities (B, C), labels (B,)) of the held-out patients: for the simulation's oracle.
+PredictionObserver = Callable[[int, NDArray[np.float64], NDArray[np.int64]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """One accepted study, ready to train: data on the device, model, and what may leave."""
+
+    study: Study
+    model: PatientModel
+    train: Patients
+    test: Patients
+    counts: Mapping[str, int]
+    moments: Arrays
+    declared: Declared
+
+
+class Site:
+    """One hospital: its patients, its model, its policy, its door.
+
+    Guarantees:
+        - `answer` never raises, and never does work for a task that the policy refuses.
+        - A task is refused unless its study, its round, its arrays and its code are accepted.
+        - Every answer is in the audit log before it is returned.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: SiteConfig,
+        studies: Mapping[str, Study],
+        audit: AuditLog,
+        observer: PredictionObserver | None = None,
+    ) -> None:
+        self.name = config.name
+        self._config = config
+        self._studies = studies
+        self._audit = audit
+        self._observer = observer
+        self._device = _device(config.device)
+        self._prepared = {key: self._prepare(study) for key, study in studies.items()}
+
+    @classmethod
+    def open(cls, site_dir: Path) -> Self:
+        """The site of a folder, for the studies that its policy has accepted.
+
+        Raises:
+            SiteConfigError: `site.toml` is missing or malformed, or an accepted study is not there.
+            DataError: the data cannot be used; every reason is told.
+        """
+        config = load_site_config(site_dir)
+        studies = {}
+        for study_hash in config.policy.accepted_studies:
+            study = load_study(config.state_dir / "studies" / f"{study_hash}.toml")
+            if study.hash != study_hash:
+                raise SiteConfigError(
+                    f"Expected the accepted study {study_hash[:12]}… in state_dir/studies, found "
+                    "another under its name. Accept the study again."
+                )
+            studies[study_hash] = study
+        return cls(config=config, studies=studies, audit=AuditLog(config.state_dir / "audit.jsonl"))
+
+    @classmethod
+    def simulated(
+        cls,
+        site_dir: Path,
+        study: Study,
+        *,
+        state_dir: Path,
+        durable: bool = False,
+        observer: PredictionObserver | None = None,
+    ) -> Self:
+        """The site of a folder in a simulation: it accepts `study`, and keeps its books in the run.
+
+        Raises `SiteConfigError` and `DataError` as `open` does.
+        """
+        config = replace(load_site_config(site_dir), state_dir=state_dir)
+        audit = AuditLog(state_dir / "audit.jsonl", durable=durable)
+        return cls(config=config, studies={study.hash: study}, audit=audit, observer=observer)
+
+    def answer(self, task: Task) -> Reply:
+        """The reply to a task: what was asked for, or a refusal code."""
+        reply = Reply(
+            kind=task.kind,
+            run_id=task.run_id,
+            round=task.round,
+            nonce=task.nonce,
+            site=self.name,
+        )
+        try:
+            prepared = self._admit(task)
+            reply = release(
+                self._work(task, reply, prepared), self._config.policy, prepared.declared
+            )
+        except Refusal as refusal:
+            logger.warning("site %s refuses: %s", self.name, refusal)
+            reply = replace(reply, status=refusal.refusal_code.value)
+        except torch.OutOfMemoryError:
+            reply = replace(reply, status=RefusalCode.OUT_OF_MEMORY.value)
+        except Exception as fault:  # noqa: BLE001  # the one broad except: no text may leave, whatever happened
+            logger.error("site %s failed: %s", self.name, _place_of(fault))
+            reply = replace(reply, status=RefusalCode.INTERNAL_ERROR.value)
+        return self._record(reply)
+
+    def _prepare(self, study: Study) -> _Prepared:
+        cohort, findings = read_cohort(self._config, study)
+        raise_errors(findings)
+        assert cohort is not None  # no errors, so there is a cohort
+        model = PatientModel(study).to(self._device)
+        manifests = {"update": trainable_manifest(model), "moments": moments_manifest(study)}
+        return _Prepared(
+            study=study,
+            model=model,
+            train=to_device(cohort.train, self._device),
+            test=to_device(cohort.test, self._device),
+            counts=cohort.train.counts(),
+            moments=moments_of(cohort.train, study),
+            declared=Declared.of(study, **manifests),
+        )
+
+    def _admit(self, task: Task) -> _Prepared:
+        """The study to work on. Raises `Refusal` before any work is done."""
+        if task.code != code_fingerprint():
+            raise Refusal(
+                RefusalCode.CODE_MISMATCH,
+                "Expected a task from the same version of Wardround, found another. Update.",
+            )
+        prepared = self._prepared.get(task.study_hash)
+        if prepared is None:
+            raise Refusal(
+                RefusalCode.STUDY_NOT_ACCEPTED,
+                f"Expected an accepted study, found {task.study_hash[:12]}….",
+            )
+        self._config.policy.check_round(task.round)
+        self._config.policy.check_study(prepared.study, prepared.counts["patients"])
+        if task.kind is TaskKind.ENROL:
+            return prepared
+        expected = state_of(prepared.model).manifest
+        if task.arrays is None or task.arrays.manifest != expected:
+            raise Refusal(
+                RefusalCode.ARRAYS_MISMATCH,
+                "Expected the arrays of the study's model, found others.",
+            )
+        if task.arrays.flat.dtype != np.float32 or not task.arrays.is_finite():
+            raise Refusal(
+                RefusalCode.ARRAYS_NOT_FINITE, "Expected finite float32 arrays, found others."
+            )
+        return prepared
+
+    def _work(self, task: Task, reply: Reply, prepared: _Prepared) -> Reply:
+        if task.kind is TaskKind.ENROL:
+            is_federated = prepared.study.normalisation.method == "federated"
+            moments = prepared.moments if is_federated else None
+            return replace(reply, arrays=moments, counts=prepared.counts)
+        assert task.arrays is not None  # checked by _admit
+        load_state(prepared.model, task.arrays)
+        started = time.perf_counter()
+        metrics = self._evaluate(task.round, prepared)
+        evaluated = time.perf_counter()
+        metrics["seconds_evaluation"] = (evaluated - started,)
+        if task.kind is TaskKind.EVALUATE:
+            return replace(reply, metrics=metrics)
+        before = parameters_of(prepared.model)
+        seed = seed_of(prepared.study.training.seed, self.name, task.round)
+        train(prepared.model, prepared.train, prepared.study, seed=seed)
+        after = parameters_of(prepared.model)
+        update = Arrays(manifest=before.manifest, flat=after.flat - before.flat)
+        metrics["seconds_training"] = (time.perf_counter() - evaluated,)
+        return replace(reply, arrays=update, counts=prepared.counts, metrics=metrics)
+
+    def _evaluate(self, round_number: int, prepared: _Prepared) -> dict[str, tuple[float, ...]]:
+        if len(prepared.test) == 0:
+            return {}
+        scores_BC = predict(prepared.model, prepared.test, prepared.study)
+        if self._observer is not None:
+            labels_B = prepared.test.labels_B.cpu().numpy()
+            self._observer(round_number, scores_BC, labels_B)
+        return evaluate(scores_BC, prepared.test, prepared.study).to_flat()
+
+    def _record(self, reply: Reply) -> Reply:
+        """The reply, once the audit log holds it; a bare refusal where it cannot be written."""
+        try:
+            self._audit.append(**_audit_line(reply))
+        except OSError as fault:
+            logger.error("site %s cannot write its audit log: %s", self.name, _place_of(fault))
+            status = RefusalCode.INTERNAL_ERROR.value
+            return replace(reply, status=status, arrays=None, counts={}, metrics={})
+        return reply
+
+
+def _audit_line(reply: Reply) -> dict[str, object]:
+    arrays = reply.arrays
+    return {
+        "run_id": reply.run_id,
+        "round": reply.round,
+        "kind": reply.kind.value,
+        "status": reply.status,
+        "counts": dict(reply.counts),
+        "statistics": sorted(reply.metrics),
+        "num_elements": 0 if arrays is None else arrays.flat.size,
+        "norm": None if arrays is None else round(norm_of(arrays), 6),
+        "sha256": None if arrays is None else hashlib.sha256(arrays.flat.tobytes()).hexdigest(),
+    }
+
+
+def _place_of(fault: BaseException) -> str:
+    """Class and line of an exception: its text may quote data, these do not."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
+    return f"{type(fault).__name__} at {place}"
+
+
+def _device(name: str) -> torch.device:
+    """The device that `site.toml` names. Raises `SiteConfigError` where it is not there."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise SiteConfigError(
+            f"Expected the GPU {name} (site.device), found {torch.cuda.device_count()} GPUs. "
+            'Use "auto", "cpu" or a number below that.'
+        )
+    return torch.device(name)

@@ -1,0 +1,1 @@
+"""Readers: from the files that hospitals have to arrays, one reader per kind of granularity."""

@@ -1,0 +1,80 @@
+"""Named arrays as one flat vector: what a model or an update is while it travels.
+
+Flower moves every tensor as two HTTP objects, so parameters travel as one flat array and a manifest
+of names and shapes (design, section 2). Both sides, and the aggregation, work on this form.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One named array of a manifest."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+
+Manifest = tuple[Block, ...]
+
+
+def size_of(manifest: Manifest) -> int:
+    """The number of elements of all blocks together."""
+    return sum(block.size for block in manifest)
+
+
+def slices_of(manifest: Manifest) -> Iterator[tuple[Block, slice]]:
+    """Each block with the place it has in the flat vector, in order."""
+    start = 0
+    for block in manifest:
+        yield block, slice(start, start + block.size)
+        start += block.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """A flat vector of float32 (models, updates) or float64 (sums), and its manifest.
+
+    Guarantees:
+        - `flat` is one-dimensional and read-only, and has as many elements as the manifest says.
+    """
+
+    manifest: Manifest
+    flat: NDArray[np.floating]
+
+    def __post_init__(self) -> None:
+        if self.flat.ndim != 1 or self.flat.size != size_of(self.manifest):
+            raise ValueError(
+                f"expected a vector of {size_of(self.manifest)} elements, found shape "
+                f"{self.flat.shape}"
+            )
+        view = self.flat.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "flat", view)
+
+    @classmethod
+    def pack(cls, named: Mapping[str, NDArray[np.floating]], dtype: type = np.float32) -> "Arrays":
+        """The arrays of `named`, concatenated in their order."""
+        manifest = tuple(Block(name=k, shape=tuple(v.shape)) for k, v in named.items())
+        parts: list[NDArray[np.floating]] = [np.empty(0, dtype=dtype)]
+        parts += [np.asarray(v, dtype=dtype).reshape(-1) for v in named.values()]
+        flat = np.concatenate(parts)
+        return cls(manifest=manifest, flat=flat)
+
+    def unpack(self) -> dict[str, NDArray[np.floating]]:
+        """Each block by name, as a read-only view in its shape."""
+        return {b.name: self.flat[s].reshape(b.shape) for b, s in slices_of(self.manifest)}
+
+    def is_finite(self) -> bool:
+        """Whether no element is NaN or infinite."""
+        return bool(np.isfinite(self.flat).all())

@@ -1,0 +1,65 @@
+"""TOML files with a schema: read once, validate once, and name every fault in one error."""
+
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import WardroundError
+
+
+class Section(BaseModel):
+    """A table of a TOML file: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_toml(path: Path, schema: type[S], error: type[WardroundError]) -> S:
+    """The validated content of the TOML file at `path`.
+
+    Raises:
+        WardroundError: of the class `error`; the file cannot be read, is not TOML, or does not fit
+            `schema`. All faults are in the one text, each with its key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise error(f"Expected a file at {path}, found none. Check the path.") from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise error(
+            f"Expected a readable UTF-8 file at {path}, found {type(fault).__name__}. "
+            "Check its permissions and encoding."
+        ) from fault
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as fault:
+        raise error(f"Expected TOML in {path}, found: {fault}. Fix that line.") from fault
+    return validate(table, schema, error, where=str(path))
+
+
+def validate(
+    table: dict[str, object], schema: type[S], error: type[WardroundError], *, where: str
+) -> S:
+    """The `table` as an instance of `schema`, or one error that names all its faults."""
+    try:
+        return schema.model_validate(table)
+    except ValidationError as fault:
+        lines = [f"  {_key(e['loc'])}: {_sentence(e['type'], e['msg'])}" for e in fault.errors()]
+        noun = "fault" if len(lines) == 1 else "faults"
+        raise error(f"Found {len(lines)} {noun} in {where}:\n" + "\n".join(lines)) from None
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "(whole file)"
+
+
+def _sentence(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "unknown key. Remove it, or check its spelling."
+    if kind == "missing":
+        return "required and missing. Add it."
+    return message.removeprefix("Value error, ") + "."

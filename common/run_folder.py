@@ -1,0 +1,25 @@
+"""Where a run keeps its files, and where the sites of a simulation are: both sides look them up."""
+
+from pathlib import Path
+
+from common.errors import RunError
+
+
+def run_folder(out: str, run_id: int) -> Path:
+    """The folder of a Flower run: `out`, or one named after Flower's id where `out` is empty."""
+    return Path(out) if out else Path.cwd() / "runs" / f"flower-{run_id}"
+
+
+def site_folders(sites: Path) -> list[Path]:
+    """The site folders (those with a `site.toml`) below `sites`, in the order of their names.
+
+    Raises:
+        RunError: there are none.
+    """
+    folders = sorted(path.parent for path in sites.glob("*/site.toml"))
+    if not folders:
+        raise RunError(
+            f"Expected folders with a site.toml below {sites}, found none. Make some with "
+            "`wardround data`, or check the path (Flower needs an absolute one)."
+        )
+    return folders

@@ -1,0 +1,97 @@
+"""Studies on disk: TOML in, TOML out, overrides, and the studies that are shipped."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import tomli_w
+
+from common.contract import read_toml, validate
+from common.errors import StudyError
+from common.study import Study
+
+_SHIPPED = Path(__file__).parent / "studies"
+
+
+def shipped_studies() -> list[str]:
+    """The names of the studies that come with Wardround."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
+
+
+def load_study(name_or_path: str | Path) -> Study:
+    """The validated study of a file, or of a shipped name.
+
+    Raises:
+        StudyError: there is no such study, or the file is malformed; every fault is named.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if str(name_or_path) not in shipped_studies():
+            raise StudyError(
+                f"Expected a study file (.toml) or a shipped study "
+                f"({', '.join(shipped_studies())}), found '{name_or_path}'. Check the name."
+            )
+        path = _SHIPPED / f"{name_or_path}.toml"
+    return read_toml(path, Study, StudyError)
+
+
+def study_to_toml(study: Study) -> str:
+    """The study as TOML; reading it back gives an equal study with the same hash."""
+    return tomli_w.dumps(study.model_dump(mode="json", exclude_none=True))
+
+
+def study_from_toml(text: str, *, where: str = "the study") -> Study:
+    """The validated study of a TOML text. Raises `StudyError`."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as fault:
+        raise StudyError(f"Expected TOML in {where}, found: {fault}.") from fault
+    return validate(table, Study, StudyError, where=where)
+
+
+def override(study: Study, **changes: object) -> Study:
+    """Another study: `study` with fields replaced, given as section__field=value; None is skipped.
+
+    >>> override(study, training__rounds=3).training.rounds  # doctest: +SKIP
+    3
+
+    Raises:
+        StudyError: a value is not allowed there.
+    """
+    table = study.model_dump(mode="json", exclude_none=True)
+    for key, value in changes.items():
+        if value is not None:
+            section, field = key.split("__")
+            table[section][field] = value
+    return validate(table, Study, StudyError, where=f"study '{study.name}' with overrides")
+
+
+def without_granularity(study: Study, name: str) -> Study:
+    """Another study that lacks the granularity `name`, to measure what it is worth.
+
+    Raises:
+        StudyError: the study has no such granularity, or no other.
+    """
+    if name not in study.granularities or len(study.granularities) == 1:
+        raise StudyError(
+            f"Expected one of several granularities of '{study.name}' "
+            f"({', '.join(study.granularities)}), found '{name}'."
+        )
+    table = study.model_dump(mode="json", exclude_none=True)
+    del table["granularities"][name]
+    return validate(table, Study, StudyError, where=f"study '{study.name}' without {name}")
+
+
+def study_of_run(config: Mapping[str, object]) -> Study:
+    """The effective study of a Flower run configuration; both sides compute it alike.
+
+    Args:
+        config: "study" (a name or an absolute path), and overrides: "rounds" (0: as the study
+            says), "seed" (-1: likewise), "strategy" ("": likewise).
+    """
+    return override(
+        load_study(str(config["study"])),
+        training__rounds=config["rounds"] or None,
+        training__seed=config["seed"] if config["seed"] != -1 else None,
+        strategy__name=config["strategy"] or None,
+    )

@@ -1,0 +1,275 @@
+"""Tasks and replies, and their one form on the wire: Flower records and bytes.
+
+The only module that knows record keys. Everything that crosses a hospital's boundary is a field of
+`Task` or `Reply`; a record with anything else in it is refused, here, before torch sees a byte.
+Importing this module must not import torch: connectors run without it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+
+from common.arrays import Arrays, Block
+from common.errors import MessageError
+
+SCHEMA = 1
+_STYPE = "wardround.flat"
+_DTYPES: dict[str, np.dtype[np.floating]] = {
+    "float32": np.dtype("<f4"),
+    "float64": np.dtype("<f8"),
+}
+_MAX_BLOCKS = 100_000
+
+
+class TaskKind(StrEnum):
+    """What a site is asked for. The values are Flower's message types."""
+
+    ENROL = "query"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the coordinator asks of one site. All else is in the study, which the site has accepted.
+
+    Attributes:
+        run_id: our own id of the run; it survives a resume.
+        round: how many aggregations the model in `arrays` has seen, 0…R.
+        nonce: differs between any two tasks of a run.
+        code: fingerprint of the sender's common and client code.
+        arrays: the model (parameters and normalisation), float32; None when enrolling.
+    """
+
+    kind: TaskKind
+    run_id: str
+    round: int
+    nonce: str
+    study_hash: str
+    code: str
+    arrays: Arrays | None = None
+
+
+OK = "ok"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a site answers: an update, counts and metric sums, or a refusal code and nothing else.
+
+    Attributes:
+        status: "ok", or the value of a `RefusalCode`.
+        arrays: the update (train, float32), the moments (enrol, float64), or None.
+        counts: patients by granularity, and "patients" for all of them.
+        metrics: the sums of `common.metrics`, flat, and seconds of work by phase.
+    """
+
+    kind: TaskKind
+    run_id: str
+    round: int
+    nonce: str
+    site: str
+    status: str = OK
+    arrays: Arrays | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def task_to_records(task: Task) -> RecordDict:
+    """The Flower records of a task."""
+    header = {name: getattr(task, name) for name in _TASK_FIELDS}
+    return _to_records(header, task.arrays, {}, {})
+
+
+def task_from_records(records: RecordDict) -> Task:
+    """The task in `records`. Raises `MessageError` for anything that is not exactly a task."""
+    header, arrays, counts, metrics = _from_records(records, _TASK_FIELDS)
+    if counts or metrics:
+        raise MessageError("Expected a task without counts and metrics, found some.")
+    return Task(arrays=arrays, **header)
+
+
+def reply_to_records(reply: Reply) -> RecordDict:
+    """The Flower records of a reply."""
+    header = {name: getattr(reply, name) for name in _REPLY_FIELDS}
+    return _to_records(header, reply.arrays, reply.counts, reply.metrics)
+
+
+def reply_from_records(records: RecordDict) -> Reply:
+    """The reply in `records`. Raises `MessageError` for anything that is not exactly a reply."""
+    header, arrays, counts, metrics = _from_records(records, _REPLY_FIELDS)
+    return Reply(arrays=arrays, counts=counts, metrics=metrics, **header)
+
+
+def records_to_bytes(records: RecordDict) -> bytes:
+    """The records as Flower's protobuf bytes."""
+    return bytes(recorddict_to_proto(records).SerializeToString())
+
+
+def records_from_bytes(data: bytes) -> RecordDict:
+    """The records of `data`. Raises `MessageError` where the bytes are not such a message."""
+    try:
+        return recorddict_from_proto(ProtoRecordDict.FromString(data))
+    except Exception as fault:  # protobuf and Flower raise many classes for malformed bytes
+        raise MessageError(
+            f"Expected records in protobuf, found bytes that fail with {type(fault).__name__}."
+        ) from fault
+
+
+def num_bytes(records: RecordDict) -> int:
+    """The bytes of what `records` hold, 8 for a number, without protobuf's framing."""
+    return sum(_num_bytes(value) for record in records.values() for value in record.values())
+
+
+def _num_bytes(value: object) -> int:
+    if isinstance(value, Array):
+        return len(value.data)
+    if isinstance(value, list):
+        return 8 * len(value)
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
+def arrays_to_record(arrays: Arrays) -> ArrayRecord:
+    """The arrays under their names: the form in which Flower's strategies hold a model."""
+    return ArrayRecord({name: Array(value) for name, value in arrays.unpack().items()})
+
+
+def arrays_from_record(record: ArrayRecord) -> Arrays:
+    """The inverse of `arrays_to_record`, for float32."""
+    return Arrays.pack({name: array.numpy() for name, array in record.items()})
+
+
+_TASK_FIELDS: dict[str, type] = {
+    "kind": TaskKind,
+    "run_id": str,
+    "round": int,
+    "nonce": str,
+    "study_hash": str,
+    "code": str,
+}
+_REPLY_FIELDS: dict[str, type] = {
+    "kind": TaskKind,
+    "run_id": str,
+    "round": int,
+    "nonce": str,
+    "site": str,
+    "status": str,
+}
+
+
+def _to_records(
+    header: Mapping[str, Any],
+    arrays: Arrays | None,
+    counts: Mapping[str, int],
+    metrics: Mapping[str, tuple[float, ...]],
+) -> RecordDict:
+    config: dict[str, Any] = {"schema": SCHEMA}
+    config |= {k: str(v) if isinstance(v, StrEnum) else v for k, v in header.items()}
+    records = RecordDict()
+    if arrays is not None:
+        config["manifest"] = json.dumps([[b.name, *b.shape] for b in arrays.manifest])
+        dtype = arrays.flat.dtype.name
+        flat = Array(
+            dtype=dtype,
+            shape=(arrays.flat.size,),
+            stype=_STYPE,
+            data=np.ascontiguousarray(arrays.flat, dtype=_DTYPES[dtype]).tobytes(),
+        )
+        records["arrays"] = ArrayRecord({"flat": flat})
+    if counts:
+        records["counts"] = MetricRecord(dict(counts))
+    if metrics:
+        records["metrics"] = MetricRecord({k: list(v) for k, v in metrics.items()})
+    records["header"] = ConfigRecord(config)
+    return records
+
+
+def _from_records(
+    records: RecordDict, fields: Mapping[str, type]
+) -> tuple[dict[str, Any], Arrays | None, dict[str, int], dict[str, tuple[float, ...]]]:
+    if not set(records) <= {"header", "arrays", "counts", "metrics"}:
+        raise MessageError("Expected the records header, arrays, counts, metrics, found others.")
+    header = _header(records.get("header"), fields, has_arrays="arrays" in records)
+    manifest = header.pop("manifest", None)
+    arrays = None if manifest is None else _arrays(records.get("arrays"), manifest)
+    counts = _metric_record(records, "counts")
+    if not all(type(v) is int for v in counts.values()):
+        raise MessageError("Expected whole numbers as counts, found something else.")
+    metrics = _metric_record(records, "metrics")
+    if not all(isinstance(v, list) for v in metrics.values()):
+        raise MessageError("Expected lists of numbers as metrics, found something else.")
+    return header, arrays, counts, {k: tuple(map(float, v)) for k, v in metrics.items()}
+
+
+def _header(record: object, fields: Mapping[str, type], *, has_arrays: bool) -> dict[str, Any]:
+    if not isinstance(record, ConfigRecord):
+        raise MessageError("Expected a record 'header' of configuration, found none.")
+    expected = {"schema", *fields} | ({"manifest"} if has_arrays else set())
+    if set(record) != expected:
+        raise MessageError(f"Expected exactly the header keys {sorted(expected)}, found others.")
+    if record["schema"] != SCHEMA:
+        raise MessageError(f"Expected wire schema {SCHEMA}, found another. Update the older side.")
+    header: dict[str, Any] = {}
+    for name, kind in fields.items():
+        value = record[name]
+        plain = str if issubclass(kind, str) else kind
+        if type(value) is not plain:
+            raise MessageError(f"Expected header key {name} as {plain.__name__}, found another.")
+        try:
+            header[name] = kind(value)
+        except ValueError:
+            raise MessageError(f"Expected a known value of header key {name}.") from None
+    if header["round"] < 0:
+        raise MessageError("Expected a round of 0 or more, found less.")
+    if has_arrays:
+        header["manifest"] = record["manifest"]
+    return header
+
+
+def _arrays(record: object, manifest_json: object) -> Arrays:
+    if not isinstance(record, ArrayRecord) or set(record) != {"flat"}:
+        raise MessageError("Expected one array named 'flat', found something else.")
+    array = record["flat"]
+    if array.stype != _STYPE or array.dtype not in _DTYPES:
+        raise MessageError("Expected a flat array of float32 or float64, found another kind.")
+    dtype = _DTYPES[array.dtype]
+    manifest = _manifest(manifest_json)
+    num_elements = sum(block.size for block in manifest)
+    if array.shape != (num_elements,) or len(array.data) != num_elements * dtype.itemsize:
+        raise MessageError(
+            f"Expected {num_elements} elements as the manifest says, found another number."
+        )
+    return Arrays(manifest=manifest, flat=np.frombuffer(array.data, dtype=dtype))
+
+
+def _manifest(text: object) -> tuple[Block, ...]:
+    try:
+        rows = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        rows = None
+    if not isinstance(rows, list) or len(rows) > _MAX_BLOCKS:
+        raise MessageError("Expected a manifest of names and shapes, found something else.")
+    blocks: list[Block] = []
+    for row in rows:
+        if not isinstance(row, list) or not row or type(row[0]) is not str:
+            raise MessageError("Expected manifest rows [name, size, …], found something else.")
+        if not all(type(n) is int and 0 <= n < 2**31 for n in row[1:]):
+            raise MessageError("Expected sizes from 0 to 2^31 in the manifest, found others.")
+        blocks.append(Block(name=row[0], shape=tuple(row[1:])))
+    if len({block.name for block in blocks}) != len(blocks):
+        raise MessageError("Expected every name once in the manifest, found one repeated.")
+    return tuple(blocks)
+
+
+def _metric_record(records: RecordDict, key: str) -> dict[str, Any]:
+    record = records.get(key, MetricRecord())
+    if not isinstance(record, MetricRecord):
+        raise MessageError(f"Expected the record '{key}' to hold metrics, found another kind.")
+    return dict(record)

@@ -1,0 +1,124 @@
+"""The coordinator as a Flower ServerApp, and the run behind it, which every grid shares."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from common.code_version import code_fingerprint, release
+from common.errors import RunError, WardroundError
+from common.files import write_atomically
+from common.models.patient_model import PatientModel, state_of, trainable_manifest
+from common.run_folder import run_folder
+from common.study import Study
+from common.study_file import study_of_run, study_to_toml
+from common.wire import arrays_from_record, arrays_to_record
+from server.checkpoint import CheckpointFolder, write_model
+from server.journal import Journal, Listener
+from server.report import write_report
+from server.strategy import BlockwiseStrategy
+
+app = ServerApp()
+
+Oracle = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs the study of the run configuration on Flower's grid."""
+    config = context.run_config
+    run = Run(
+        study=study_of_run(config),
+        folder=run_folder(str(config["out"]), context.run_id),
+        engine="flower",
+        resume=bool(config["resume"]),
+    )
+    execute(run, grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is to be run, and where its files go.
+
+    Attributes:
+        engine: the transport, for the record: "in-process" or "flower".
+        resume: go on from the newest checkpoint of the folder, instead of from the start.
+        durable: wait for the disk (fsync) at every checkpoint and journal line.
+    """
+
+    study: Study
+    folder: Path
+    engine: str
+    resume: bool = False
+    durable: bool = True
+
+
+def execute(
+    run: Run, grid: Grid, *, listeners: Sequence[Listener] = (), oracle: Oracle | None = None
+) -> None:
+    """Runs a study over a grid; its folder then holds model, journal, results and report.
+
+    Args:
+        listeners: told of every event of the journal, as it happens.
+        oracle: exact metrics of a round, where somebody knows them: in simulation.
+
+    Raises:
+        RunError: the folder holds a run already, and `resume` was not asked for.
+        CheckpointError: there is nothing to resume, or it is of another study.
+        CohortError: too few sites; the run can be resumed.
+    """
+    torch.set_num_threads(1)
+    journal_path = run.folder / "journal.jsonl"
+    checkpoints = CheckpointFolder(run.folder / "checkpoints", durable=run.durable)
+    if journal_path.exists() and not run.resume:
+        raise RunError(
+            f"Expected an empty run folder, found a run in {run.folder}. Go on with it by "
+            "--resume, or name another folder by --out."
+        )
+    resumed = checkpoints.load(run.study.hash) if run.resume else None
+    write_atomically(
+        run.folder / "study.toml", study_to_toml(run.study).encode(), durable=run.durable
+    )
+    run_id = secrets.token_hex(8) if resumed is None else resumed.run_id
+    model = PatientModel(run.study)
+    journal = Journal(journal_path, durable=run.durable, listeners=listeners)
+    try:
+        journal.write(
+            "run_started" if resumed is None else "run_resumed",
+            run_id=run_id,
+            study=run.study.model_dump(mode="json"),
+            study_hash=run.study.hash,
+            seed=run.study.training.seed,
+            num_rounds=run.study.training.rounds,
+            round=0 if resumed is None else resumed.round,
+            engine=run.engine,
+            release=release(),
+            code=code_fingerprint(),
+        )
+        strategy = BlockwiseStrategy(
+            study=run.study,
+            run_id=run_id,
+            manifest=trainable_manifest(model),
+            journal=journal,
+            checkpoints=checkpoints,
+            resumed=resumed,
+        )
+        result = strategy.start(
+            grid,
+            arrays_to_record(state_of(model)),
+            num_rounds=run.study.training.rounds,
+            timeout=run.study.strategy.round_timeout_s,
+            evaluate_fn=oracle,
+        )
+        write_model(run.folder / "model.safetensors", arrays_from_record(result.arrays))
+        journal.write("run_finished", round=run.study.training.rounds)
+    except WardroundError as fault:
+        journal.write("run_failed", reason=fault.code)
+        raise
+    finally:
+        journal.close()
+        write_report(run.folder)

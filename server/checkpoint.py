@@ -1,0 +1,116 @@
+"""Checkpoints: what a killed server needs to go on at the same round.
+
+One safetensors file and one JSON file a round; the JSON is written last and holds the digest of the
+other, so that a checkpoint is whole or is not one. The last two are kept: a damaged newest one
+falls back to the one before, and never silently to the start.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from common.arrays import Arrays
+from common.errors import CheckpointError
+from common.files import write_atomically
+from server.optimizer import OptimizerState
+
+_KEEP = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The coordinator's state after `round` aggregations."""
+
+    run_id: str
+    study_hash: str
+    round: int
+    model: Arrays
+    optimizer: OptimizerState
+
+
+class CheckpointFolder:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        self._folder = folder
+        self._durable = durable
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint, and removes those that are older than the last two."""
+        tensors = {f"model/{k}": v for k, v in checkpoint.model.unpack().items()}
+        tensors["optimizer/first"] = checkpoint.optimizer.first_P
+        tensors["optimizer/second"] = checkpoint.optimizer.second_P
+        content = save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+        header = {
+            "run_id": checkpoint.run_id,
+            "study_hash": checkpoint.study_hash,
+            "round": checkpoint.round,
+            "names": [block.name for block in checkpoint.model.manifest],
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        stem = f"round-{checkpoint.round:06d}"
+        write_atomically(self._folder / f"{stem}.safetensors", content, durable=self._durable)
+        text = json.dumps(header, indent=1).encode()
+        write_atomically(self._folder / f"{stem}.json", text, durable=self._durable)
+        for old in self._newest_first()[_KEEP:]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def load(self, study_hash: str) -> Checkpoint:
+        """The newest whole checkpoint.
+
+        Raises:
+            CheckpointError: there is none, all are damaged, or it is of another study.
+        """
+        headers = self._newest_first()
+        for path in headers:
+            checkpoint = _read(path)
+            if checkpoint is None:
+                continue
+            if checkpoint.study_hash != study_hash:
+                raise CheckpointError(
+                    f"Expected a checkpoint of study {study_hash[:12]}…, found one of "
+                    f"{checkpoint.study_hash[:12]}… in {self._folder}. Resume with the study and "
+                    "the overrides that the run was started with."
+                )
+            return checkpoint
+        found = f"{len(headers)} damaged ones" if headers else "none"
+        raise CheckpointError(
+            f"Expected a checkpoint in {self._folder}, found {found}. Start the run anew."
+        )
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self._folder.glob("round-*.json"), reverse=True)
+
+
+def _read(path: Path) -> Checkpoint | None:
+    """The checkpoint, or None where it is damaged."""
+    try:
+        header = json.loads(path.read_bytes())
+        content = path.with_suffix(".safetensors").read_bytes()
+        if hashlib.sha256(content).hexdigest() != header["sha256"]:
+            return None
+        tensors: dict[str, NDArray[np.floating]] = load(content)
+        return Checkpoint(
+            run_id=header["run_id"],
+            study_hash=header["study_hash"],
+            round=header["round"],
+            model=Arrays.pack({name: tensors[f"model/{name}"] for name in header["names"]}),
+            optimizer=OptimizerState(
+                first_P=tensors["optimizer/first"].astype(np.float64),
+                second_P=tensors["optimizer/second"].astype(np.float64),
+            ),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_model(path: Path, model: Arrays) -> None:
+    """The model as one safetensors file, by parameter name: what a user takes home."""
+    tensors = {k: np.ascontiguousarray(v) for k, v in model.unpack().items()}
+    write_atomically(path, save(tensors), durable=True)

@@ -1,0 +1,76 @@
+"""One exchange with many nodes over any Flower grid: send, then take replies as they come.
+
+Flower's own `send_and_receive` polls every three seconds; this loop polls often at first and
+slower later, and hands each reply on at once. Replies are matched by the message that they answer:
+the error reply of a dead node carries the SuperLink's id as its source.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+_FIRST_PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 0.5
+
+
+def exchange(
+    grid: Grid,
+    messages: Sequence[Message],
+    *,
+    timeout_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Message]:
+    """The replies to `messages`, in the order of arrival; late ones never come.
+
+    Each reply's `metadata.reply_to_message_id` is the `metadata.message_id` of one of `messages`.
+
+    Args:
+        timeout_s: seconds from sending until a reply counts as late.
+    """
+    # Sent here and not when the first reply is asked for: sending gives the messages their ids.
+    # Grids differ in what they return for a message that was not taken (None, or a shorter list),
+    # so the ids are read off the messages, where every grid sets them.
+    taken = set(grid.push_messages(messages))
+    waiting = {message.metadata.message_id for message in messages} & taken
+    return _replies(grid, waiting, clock() + timeout_s, clock, sleep)
+
+
+def _replies(
+    grid: Grid,
+    waiting: set[str],
+    deadline: float,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Iterator[Message]:
+    pause_s = _FIRST_PAUSE_S
+    while waiting and clock() < deadline:
+        replies = list(grid.pull_messages(list(waiting)))
+        for reply in replies:
+            if reply.metadata.reply_to_message_id in waiting:
+                waiting.remove(reply.metadata.reply_to_message_id)
+                yield reply
+        if waiting and not replies:
+            sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        else:
+            pause_s = _FIRST_PAUSE_S
+
+
+def wait_for_nodes(
+    grid: Grid,
+    num_nodes: int,
+    *,
+    timeout_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[int]:
+    """The ids of all nodes, ascending, once there are `num_nodes` of them or time is up."""
+    deadline = clock() + timeout_s
+    while True:
+        node_ids = sorted(grid.get_node_ids())
+        if len(node_ids) >= num_nodes or clock() >= deadline:
+            return node_ids
+        sleep(_LONGEST_PAUSE_S)

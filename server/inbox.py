@@ -1,0 +1,114 @@
+"""What the coordinator accepts from a site: every reply passes `fault_of` before it is used.
+
+A site whose reply is not finite, of another shape or of absurd weight is dropped, not the round.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message
+
+from common import wire
+from common.arrays import Manifest
+from common.errors import MessageError, RefusalCode
+from common.metrics import EvaluationSums
+from common.models.patient_model import SHARED
+from common.study import Study
+from common.wire import Reply, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What an honest reply to one task looks like.
+
+    Attributes:
+        site: the name under which the node enrolled; None while enrolling.
+        manifest: of the arrays that must come, or None if none may.
+        counts: those of the enrolment; None while enrolling, or if no counts may come.
+    """
+
+    task: Task
+    study: Study
+    site: str | None
+    manifest: Manifest | None
+    dtype: str
+    counts: Mapping[str, int] | None
+
+
+def open_reply(message: Message | None, expected: Expected) -> tuple[Reply | None, str]:
+    """The reply and "", or None and the reason for which the site is absent.
+
+    A reason is "late", "error", "malformed", "rejected: …", or the refusal code of the site.
+    """
+    if message is None:
+        return None, "late"
+    if message.has_error():
+        return None, "error"
+    try:
+        reply = wire.reply_from_records(message.content)
+    except MessageError:
+        return None, "malformed"
+    if reply.status != wire.OK:
+        return None, reply.status if reply.status in _REFUSALS else "malformed"
+    fault = fault_of(reply, expected)
+    return (None, f"rejected: {fault}") if fault else (reply, "")
+
+
+def fault_of(reply: Reply, expected: Expected) -> str:
+    """What is wrong with a reply, in a few words; "" for nothing."""
+    task = expected.task
+    asked = (task.kind, task.run_id, task.round, task.nonce)
+    if (reply.kind, reply.run_id, reply.round, reply.nonce) != asked:
+        return "answers another task"
+    if expected.site is not None and reply.site != expected.site:
+        return "answers for another site"
+    return (
+        _fault_of_arrays(reply, expected)
+        or _fault_of_counts(reply, expected)
+        or _fault_of_metrics(reply, expected.study)
+    )
+
+
+def _fault_of_arrays(reply: Reply, expected: Expected) -> str:
+    if (None if reply.arrays is None else reply.arrays.manifest) != expected.manifest:
+        return "arrays of another shape"
+    if reply.arrays is None:
+        return ""
+    if reply.arrays.flat.dtype.name != expected.dtype:
+        return "arrays of another type"
+    return "" if reply.arrays.is_finite() else "arrays that are not finite"
+
+
+def _fault_of_counts(reply: Reply, expected: Expected) -> str:
+    counts, study = reply.counts, expected.study
+    if reply.kind is wire.TaskKind.EVALUATE:
+        return "counts in an evaluation" if counts else ""
+    if set(counts) != {SHARED, *study.granularities}:
+        return "counts of other granularities"
+    if not 0 < counts[SHARED] <= study.strategy.max_patients_per_site:
+        return "an absurd number of patients"
+    if any(not 0 <= count <= counts[SHARED] for count in counts.values()):
+        return "an absurd number of patients"
+    if expected.counts is not None and dict(counts) != dict(expected.counts):
+        return "other counts than it enrolled with"
+    return ""
+
+
+def _fault_of_metrics(reply: Reply, study: Study) -> str:
+    if any(not np.isfinite(values).all() for values in reply.metrics.values()):
+        return "statistics that are not finite"
+    return ""
+
+
+def evaluation_of(reply: Reply, study: Study) -> EvaluationSums | None:
+    """The evaluation that a reply carries; None where the site sends none, or not all of it."""
+    try:
+        return EvaluationSums.from_flat(
+            reply.metrics, study.num_classes, study.evaluation.score_bins
+        )
+    except ValueError:
+        return None
+
+
+_REFUSALS = frozenset(code.value for code in RefusalCode)

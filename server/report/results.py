@@ -1,0 +1,106 @@
+"""From the journal of a run to `results.json`; the schema is in docs/results.md."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from common.metrics import EvaluationSums, metrics_of
+from server.journal import Event
+
+SCHEMA = 1
+_SECONDS = ("seconds_training", "seconds_evaluation")
+
+
+def results_of(journal: Iterable[Event]) -> dict[str, Any]:
+    """The results of a run, whole or unfinished. A round asked again counts as last answered."""
+    events = list(journal)
+    by_kind: dict[str, list[Event]] = {}
+    for event in events:
+        by_kind.setdefault(event["event"], []).append(event)
+    starts = by_kind["run_started"] + by_kind.get("run_resumed", [])
+    run = starts[-1]
+    evaluation = run["study"]["evaluation"]
+    shape = (len(run["study"]["outcome"]["classes"]), evaluation["score_bins"])
+    enrolled = {e["site"]: e["counts"] for e in by_kind.get("enrolled", [])}
+    ends = [e["event"] for e in events if e["event"] in ("run_finished", "run_failed")]
+    status = {"run_finished": "finished", "run_failed": "failed"}.get(ends[-1] if ends else "")
+    return {
+        "schema": SCHEMA,
+        "run_id": run["run_id"],
+        "status": status or "unfinished",
+        "study": run["study"]["study"]["name"],
+        "study_hash": run["study_hash"],
+        "seed": run["seed"],
+        "strategy": run["study"]["strategy"]["name"],
+        "engine": run["engine"],
+        "release": run["release"],
+        "code": run["code"],
+        "started_at": starts[0]["at"],
+        "ended_at": events[-1]["at"],
+        "num_rounds": run["num_rounds"],
+        "resumed_at_rounds": [e["round"] for e in by_kind.get("run_resumed", [])],
+        "sites": {site: {"training_patients": counts} for site, counts in enrolled.items()},
+        "rounds": _rounds(by_kind, shape),
+        "absent": [
+            {key: e[key] for key in ("round", "site", "reason")} for e in by_kind.get("absent", [])
+        ],
+        "bytes": _bytes(by_kind),
+        "seconds": _seconds(by_kind),
+    }
+
+
+def _rounds(by_kind: dict[str, list[Event]], shape: tuple[int, int]) -> list[dict[str, Any]]:
+    replies: dict[int, dict[str, Event]] = {}
+    for event in by_kind.get("reply", []):
+        if event["kind"] != "query":
+            replies.setdefault(event["round"], {})[event["site"]] = event
+    oracles = {e["round"]: e["metrics"] for e in by_kind.get("oracle", [])}
+    sites_of = {e["round"]: e["sites"] for e in by_kind.get("aggregated", [])}
+    return [
+        {
+            "round": number,
+            "aggregated_from": sites_of.get(number, []),
+            **_evaluated(replies[number], shape),
+            "oracle": oracles.get(number),
+        }
+        for number in sorted(replies)
+    ]
+
+
+def _evaluated(replies: dict[str, Event], shape: tuple[int, int]) -> dict[str, Any]:
+    """Pooled metrics and those of each site; a site that sent no statistics has None."""
+    total = EvaluationSums.zero(*shape)
+    sites: dict[str, Any] = {}
+    for site, event in sorted(replies.items()):
+        try:
+            sums = EvaluationSums.from_flat(event["metrics"], *shape)
+        except ValueError:
+            sites[site] = None
+            continue
+        total = total + sums
+        sites[site] = metrics_of(sums)
+    return {"pooled": metrics_of(total), "sites": sites}
+
+
+def _bytes(by_kind: dict[str, list[Event]]) -> dict[str, int]:
+    return {
+        "down": sum(e["bytes_down"] for e in by_kind.get("asked", [])),
+        "up": sum(e["bytes_up"] for e in by_kind.get("reply", [])),
+    }
+
+
+def _seconds(by_kind: dict[str, list[Event]]) -> dict[str, float]:
+    """Seconds by phase over the whole run; `site_…` are summed over sites."""
+    rounds = sum(e["seconds"] for e in by_kind.get("round_finished", []))
+    replies = by_kind.get("reply", [])
+    sites = {
+        f"site_{name.removeprefix('seconds_')}": sum(
+            e["metrics"].get(name, [0.0])[0] for e in replies
+        )
+        for name in _SECONDS
+    }
+    return {
+        "rounds": rounds,
+        "aggregation": sum(e["seconds"] for e in by_kind.get("aggregated", [])),
+        "checkpoints": sum(e["seconds"] for e in by_kind.get("checkpoint", [])),
+        **sites,
+    }

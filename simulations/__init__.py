@@ -1,0 +1,1 @@
+"""Everything on one machine: simulated hospitals, engines, real data, comparisons, benchmarks."""

@@ -1,0 +1,56 @@
+"""The oracle: exact metrics from the pooled predictions of all sites, in simulation alone.
+
+Real sites never send predictions. Targets are judged on these numbers; the mergeable statistics
+stand beside them, so that their error is seen.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.metrics import CALIBRATION_BINS, metrics_of, sums_of
+
+Predictions = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+
+def exact_metrics(scores_BC: NDArray[np.float64], labels_B: NDArray[np.int64]) -> dict[str, Any]:
+    """Metrics of predictions, AUROC and AUPRC without binning (scikit-learn); None if undefined."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    metrics: dict[str, Any] = metrics_of(sums_of(scores_BC, labels_B, score_bins=CALIBRATION_BINS))
+    del metrics["auroc_error_bound"]
+    num_classes = scores_BC.shape[1]
+    if len(np.unique(labels_B)) < num_classes:
+        return metrics | {"auroc": None, "auprc": None}
+    columns = [1] if num_classes == 2 else range(num_classes)
+    aurocs = [roc_auc_score(labels_B == c, scores_BC[:, c]) for c in columns]
+    auprcs = [average_precision_score(labels_B == c, scores_BC[:, c]) for c in columns]
+    return metrics | {"auroc": float(np.mean(aurocs)), "auprc": float(np.mean(auprcs))}
+
+
+class Oracle:
+    """Collects the predictions of simulated sites, round by round."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[int, dict[str, Predictions]] = {}
+
+    def observer(self, site: str) -> Callable[..., None]:
+        """What `Site.simulated` calls with each evaluation of this site."""
+
+        def observe(
+            round_number: int, scores_BC: NDArray[np.float64], labels_B: NDArray[np.int64]
+        ) -> None:
+            self._rounds.setdefault(round_number, {})[site] = (scores_BC, labels_B)
+
+        return observe
+
+    def pop(self, round_number: int) -> dict[str, Any] | None:
+        """The exact pooled metrics of a round, once; None if no site was evaluated in it."""
+        predictions = self._rounds.pop(round_number, None)
+        if not predictions:
+            return None
+        ordered = [predictions[site] for site in sorted(predictions)]
+        scores_BC = np.concatenate([scores for scores, _ in ordered])
+        return exact_metrics(scores_BC, np.concatenate([labels for _, labels in ordered]))

@@ -1,0 +1,79 @@
+"""One simulated federation, from a study and site folders to a finished run folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+
+from client.site import Site
+from common.run_folder import site_folders
+from common.study import Study
+from server.app import Run, execute
+from server.journal import Listener
+from simulations.engine import InProcessGrid
+from simulations.oracle import Oracle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """What to simulate.
+
+    Attributes:
+        sites: the folder whose sub-folders are sites.
+        out: the run's folder.
+        durable: wait for the disk (fsync) at every line of the sites' and the server's books.
+    """
+
+    study: Study
+    sites: Path
+    out: Path
+    resume: bool = False
+    durable: bool = False
+
+
+def open_sites(simulation: Simulation, oracle: Oracle | None = None) -> dict[str, Site]:
+    """The sites by name, each with its books in the run's folder.
+
+    Raises `SiteConfigError` and `DataError` of the first site that cannot start.
+    """
+    # Bit-equal results are claimed for one thread per site, on every transport.
+    torch.set_num_threads(1)
+    sites: dict[str, Site] = {}
+    for folder in site_folders(simulation.sites):
+        site = Site.simulated(
+            folder,
+            simulation.study,
+            state_dir=simulation.out / "sites" / folder.name,
+            durable=simulation.durable,
+            observer=None if oracle is None else oracle.observer(folder.name),
+        )
+        sites[folder.name] = site
+    return sites
+
+
+def simulate(simulation: Simulation, *, listeners: Sequence[Listener] = ()) -> Path:
+    """Runs the federation in this process; returns the path of the report.
+
+    Raises:
+        WardroundError: bad input, an occupied run folder, or too few sites.
+    """
+    oracle = Oracle()
+    sites = open_sites(simulation, oracle)
+
+    def evaluate(round_number: int, _: ArrayRecord) -> MetricRecord | None:
+        metrics = oracle.pop(round_number)
+        known: dict[str, Any] = {k: v for k, v in (metrics or {}).items() if v is not None}
+        return MetricRecord(known) if known else None
+
+    run = Run(
+        study=simulation.study,
+        folder=simulation.out,
+        engine="in-process",
+        resume=simulation.resume,
+        durable=simulation.durable,
+    )
+    execute(run, InProcessGrid(sites), listeners=listeners, oracle=evaluate)
+    return simulation.out / "report.md"
