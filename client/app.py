@@ -14,13 +14,14 @@ from flwr.clientapp import ClientApp
 from common import wire
 from common.errors import MessageError, RefusalCode, SiteConfigError
 from common.run_folder import run_folder, site_folders
-from common.study import Study
 from common.study_file import study_of_run
 
 if TYPE_CHECKING:
     from client.site import Site
 
 app = ClientApp()
+
+Scalar = bool | float | int | str
 
 
 def relay(site: "Site", message: Message) -> Message:
@@ -72,19 +73,28 @@ def _site_of(context: Context) -> "Site":
             "Expected a node of Flower's simulation runtime, found none: this relay does not yet "
             "serve a deployed SuperNode."
         )
-    config = context.run_config
-    folders = site_folders(Path(str(config["sites"])))
-    run_dir = run_folder(str(config["out"]), context.run_id)
-    return _open_site(folders[int(partition)], run_dir, study_of_run(config))
+    config = tuple(sorted(context.run_config.items()))
+    num_nodes = int(context.node_config["num-partitions"])
+    return _open_site(int(partition), num_nodes, context.run_id, config)
 
 
 @cache
-def _open_site(site_dir: Path, run_dir: Path, study: Study) -> "Site":
+def _open_site(
+    index: int, num_nodes: int, run_id: int, config: tuple[tuple[str, Scalar], ...]
+) -> "Site":
     """The site, opened once in each worker process: a run's messages share its data and model."""
     import torch
 
     from client.site import Site
 
+    run_config = dict(config)
+    folders = site_folders(Path(str(run_config["sites"])))
+    if len(folders) != num_nodes:
+        raise SiteConfigError(
+            f"Expected as many simulated nodes as site folders, found {num_nodes} and "
+            f"{len(folders)}. Say --federation-config num-supernodes={len(folders)}."
+        )
     # Bit-equal results are claimed for one thread per site, on every transport.
     torch.set_num_threads(1)
-    return Site.simulated(site_dir, study, state_dir=run_dir / "sites" / site_dir.name)
+    state_dir = run_folder(str(run_config["out"]), run_id) / "sites" / folders[index].name
+    return Site.simulated(folders[index], study_of_run(run_config), state_dir=state_dir)

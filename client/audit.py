@@ -25,7 +25,6 @@ class AuditLog:
     def __init__(
         self, path: Path, *, durable: bool = True, clock: Callable[[], datetime] = utc_now
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._durable = durable
         self._clock = clock
@@ -33,6 +32,7 @@ class AuditLog:
     def append(self, **fields: object) -> None:
         """Writes one line; raises `OSError` if it cannot, and then nothing may leave."""
         line = json.dumps({"at": self._clock().isoformat(timespec="milliseconds"), **fields})
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             if self._durable:

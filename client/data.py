@@ -7,7 +7,7 @@ Letters of shapes: B patients.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from client.config import SiteConfig
-from client.findings import Finding, error, warning
+from client.findings import Finding, error, raise_errors, warning
 from client.sources.tables import read_table, read_tabular
 from common.study import Evaluation, Study
 
@@ -97,6 +97,18 @@ def read_cohort(config: SiteConfig, study: Study) -> tuple[Cohort | None, list[F
     else:
         cohort = cohort.select(labels_B >= 0)
     return cohort, findings + _cohort_findings(cohort, config, file)
+
+
+def usable_cohort(cohort: Cohort | None, findings: Sequence[Finding]) -> Cohort:
+    """The cohort that `read_cohort` returned with these findings.
+
+    Raises:
+        DataError: there are errors among the findings; every one is told.
+    """
+    raise_errors(findings)
+    if cohort is None:
+        raise ValueError("expected a cohort where there are no errors")
+    return cohort
 
 
 def _patient_ids(table: pd.DataFrame, file: str) -> tuple["pd.Series[str]", list[Finding]]:

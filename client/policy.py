@@ -29,7 +29,7 @@ class Policy(Section):
         metrics: names of the evaluation statistics that may leave; "*" allows all declared ones.
     """
 
-    allow_without_privacy: bool
+    allow_without_privacy: Annotated[bool, Field(strict=True)]
     accepted_studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     min_patients: Limit = 50
     smallest_group: Limit = 10

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from client.audit import AuditLog
 from client.config import SiteConfig, load_site_config
-from client.data import read_cohort
+from client.data import read_cohort, usable_cohort
 from client.egress import Declared, norm_of, release
 from client.evaluation import evaluate, predict
-from client.findings import raise_errors
 from client.normalise import moments_of
 from client.training import Patients, to_device, train
 from common.arrays import Arrays
@@ -148,9 +147,7 @@ class Site:
         return self._record(reply)
 
     def _prepare(self, study: Study) -> _Prepared:
-        cohort, findings = read_cohort(self._config, study)
-        raise_errors(findings)
-        assert cohort is not None  # no errors, so there is a cohort
+        cohort = usable_cohort(*read_cohort(self._config, study))
         model = PatientModel(study).to(self._device)
         manifests = {"update": trainable_manifest(model), "moments": moments_manifest(study)}
         return _Prepared(

@@ -47,6 +47,7 @@ class Arrays:
 
     Guarantees:
         - `flat` is one-dimensional and read-only, and has as many elements as the manifest says.
+        - Arrays are equal if manifest, type and every bit of `flat` are.
     """
 
     manifest: Manifest
@@ -61,6 +62,16 @@ class Arrays:
         view = self.flat.view()
         view.flags.writeable = False
         object.__setattr__(self, "flat", view)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Arrays)
+            and self.manifest == other.manifest
+            and self.flat.dtype == other.flat.dtype
+            and self.flat.tobytes() == other.flat.tobytes()
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # large, and nobody's key
 
     @classmethod
     def pack(cls, named: Mapping[str, NDArray[np.floating]], dtype: type = np.float32) -> "Arrays":

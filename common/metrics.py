@@ -68,7 +68,8 @@ class EvaluationSums:
         """The inverse of `to_flat`.
 
         Raises:
-            ValueError: a name is missing, a size differs, or a value is negative or not finite.
+            ValueError: a name is missing, a size differs, a value is negative or not finite, or
+                the statistics cannot all be of the same patients.
         """
         sums = {}
         for name, shape in declared_shapes(num_classes, score_bins).items():
@@ -80,6 +81,7 @@ class EvaluationSums:
             if not np.isfinite(value).all() or (value < 0).any():
                 raise ValueError(f"expected finite values of 0 or more in {name}")
             sums[name] = value.reshape(shape)
+        _raise_if_impossible(sums)
         return cls(sums=sums)
 
 
@@ -106,7 +108,7 @@ def sums_of(scores_BC: Floats, labels_B: NDArray[np.int64], *, score_bins: int) 
     return EvaluationSums(
         sums={
             "num_patients": np.asarray(float(num_patients)),
-            "loss_sum": -np.log(np.maximum(true_score_B, 1e-12)).sum(),
+            "loss_sum": -np.log(np.maximum(true_score_B, _SMALLEST_SCORE)).sum(),
             "brier_sum": ((scores_BK - outcomes_BK) ** 2).sum(),
             "confusion": confusion,
             "positives_by_score": _histograms(scores_BK, outcomes_BK, score_bins),
@@ -172,8 +174,39 @@ METRIC_NAMES = (
 )
 
 
+# No patient can lose more: scores are at least `_SMALLEST_SCORE`.
+_SMALLEST_SCORE = 1e-12
+_LARGEST_LOSS = -np.log(_SMALLEST_SCORE)
+
+
+def _raise_if_impossible(sums: Mapping[str, Floats]) -> None:
+    """Raises ValueError unless some set of patients could have these sums."""
+    num_patients, slack = float(sums["num_patients"]), 1 + 1e-9
+    count_S = sums["calibration_count"]
+    histograms_KS = sums["positives_by_score"] + sums["negatives_by_score"]
+    counts = [sums["confusion"], sums["positives_by_score"], sums["negatives_by_score"], count_S]
+    is_possible = (
+        num_patients < 2**53
+        and all((count == np.floor(count)).all() for count in counts)
+        and sums["confusion"].sum() == num_patients
+        and (histograms_KS.sum(axis=1) == num_patients).all()
+        and count_S.sum() == num_patients
+        and (sums["calibration_score_sum"] <= slack * count_S).all()
+        and (sums["calibration_outcome_sum"] <= count_S).all()
+        and sums["brier_sum"] <= 2 * slack * num_patients
+        and sums["loss_sum"] <= _LARGEST_LOSS * slack * num_patients
+    )
+    if not is_possible:
+        raise ValueError("expected statistics of the same patients, found some that disagree")
+
+
 def _bin(scores: Floats, num_bins: int) -> NDArray[np.int64]:
-    return np.minimum((scores * num_bins).astype(np.int64), num_bins - 1)
+    """The bin of each score; bin k is [k, k + 1) / num_bins, and 1 is in the last.
+
+    Not by multiplication: in floats .145 · 200 is below 29.
+    """
+    edges = np.arange(1, num_bins) / num_bins
+    return np.searchsorted(edges, scores, side="right").astype(np.int64)
 
 
 def _histograms(scores_BK: Floats, weights_BK: Floats, num_bins: int) -> Floats:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from common.arrays import Arrays, Block, Manifest
 from common.study import Study
 
-_MOMENTS = ("count", "sum", "sum_squares")
+MOMENTS = ("count", "sum", "sum_squares")
 # A feature that does not vary is scaled by this part of half its range, not by zero.
 _SMALLEST_DEVIATION = 1e-3
 
@@ -22,7 +22,7 @@ def moments_manifest(study: Study) -> Manifest:
     return tuple(
         Block(name=f"{name}.{moment}", shape=(len(granularity.numeric),))
         for name, granularity in study.granularities.items()
-        for moment in _MOMENTS
+        for moment in MOMENTS
     )
 
 
@@ -55,7 +55,7 @@ def normalisation_of(study: Study, moments: Arrays) -> dict[str, NDArray[np.floa
     buffers: dict[str, NDArray[np.float64]] = {}
     for name in study.granularities:
         middle, half = half_ranges(study, name)
-        count, total, squares = (named[f"{name}.{moment}"] for moment in _MOMENTS)
+        count, total, squares = (named[f"{name}.{moment}"] for moment in MOMENTS)
         observed = np.maximum(count, 1)
         mean = total / observed
         deviation = np.sqrt(np.maximum(squares / observed - mean**2, 0.0))

@@ -10,6 +10,19 @@ def run_folder(out: str, run_id: int) -> Path:
     return Path(out) if out else Path.cwd() / "runs" / f"flower-{run_id}"
 
 
+def check_unused(run_dir: Path) -> None:
+    """Nothing, unless the folder holds a run already.
+
+    Raises:
+        RunError: it does, and would be mixed with another.
+    """
+    if (run_dir / "journal.jsonl").exists():
+        raise RunError(
+            f"Expected an empty run folder, found a run in {run_dir}. Go on with it by --resume, "
+            "or name another folder by --out."
+        )
+
+
 def site_folders(sites: Path) -> list[Path]:
     """The site folders (those with a `site.toml`) below `sites`, in the order of their names.
 

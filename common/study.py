@@ -106,10 +106,10 @@ class Outcome(Section):
     def _classes_fit_the_kind(self) -> Self:
         num_expected = "2" if self.kind == "binary" else "3 or more"
         fits = len(self.classes) == 2 if self.kind == "binary" else len(self.classes) >= 3
-        if not fits or len(set(self.classes)) != len(self.classes):
+        if not fits or len(set(self.classes)) != len(self.classes) or "" in self.classes:
             raise ValueError(
-                f"expected {num_expected} different classes for kind = '{self.kind}', "
-                f"found {len(self.classes)}"
+                f"expected {num_expected} different, non-empty classes for kind = '{self.kind}', "
+                f"found {len(set(self.classes) - {''})}"
             )
         return self
 
@@ -233,6 +233,7 @@ class Study(Section):
     """The whole protocol. Equal studies have equal hashes, and any difference changes the hash.
 
     Guarantees:
+        - Studies are equal if their hashes are, and can be keys of a dict or a cache.
         - A study is frozen, and a key that it does not know is an error.
         - `hash` covers every field, and the order of granularities and features, which is the
           order of the model's inputs.
@@ -247,6 +248,13 @@ class Study(Section):
     training: Training
     strategy: Strategy = Strategy()
     privacy: Privacy = Privacy()
+
+    @model_validator(mode="after")
+    def _granularities_are_not_all_patients(self) -> Self:
+        # "patients" counts all patients of a site, beside the counts of each granularity.
+        if "patients" in self.granularities:
+            raise ValueError("expected another name than 'patients' for a granularity")
+        return self
 
     @model_validator(mode="after")
     def _columns_are_used_once(self) -> Self:
@@ -271,6 +279,13 @@ class Study(Section):
         """SHA-256, in hex, of the study in canonical JSON."""
         canonical = json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    # Pydantic's own equality does not see the order of a dict, and its own hash fails on one.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Study) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
 
     @property
     def num_classes(self) -> int:

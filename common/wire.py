@@ -26,6 +26,7 @@ _DTYPES: dict[str, np.dtype[np.floating]] = {
     "float64": np.dtype("<f8"),
 }
 _MAX_BLOCKS = 100_000
+_MAX_DIMENSIONS = 8  # a row of a million sizes would cost minutes to multiply
 
 
 class TaskKind(StrEnum):
@@ -58,6 +59,10 @@ class Task:
 
 
 OK = "ok"
+# Names of sites stand in file names, reports and logs of both sides.
+SITE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+# Seconds of work at the site by phase, sent among a reply's metrics.
+SECONDS = ("seconds_training", "seconds_evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +121,14 @@ def records_to_bytes(records: RecordDict) -> bytes:
 def records_from_bytes(data: bytes) -> RecordDict:
     """The records of `data`. Raises `MessageError` where the bytes are not such a message."""
     try:
-        return recorddict_from_proto(ProtoRecordDict.FromString(data))
+        proto = ProtoRecordDict.FromString(data)
+        num_known = proto.ByteSize()
+        proto.DiscardUnknownFields()
+        if proto.ByteSize() != num_known:
+            raise MessageError("Expected known fields of protobuf alone, found others.")
+        return recorddict_from_proto(proto)
+    except MessageError:
+        raise
     except Exception as fault:  # protobuf and Flower raise many classes for malformed bytes
         raise MessageError(
             f"Expected records in protobuf, found bytes that fail with {type(fault).__name__}."
@@ -260,6 +272,8 @@ def _manifest(text: object) -> tuple[Block, ...]:
     for row in rows:
         if not isinstance(row, list) or not row or type(row[0]) is not str:
             raise MessageError("Expected manifest rows [name, size, …], found something else.")
+        if len(row) > 1 + _MAX_DIMENSIONS:
+            raise MessageError(f"Expected at most {_MAX_DIMENSIONS} dimensions, found more.")
         if not all(type(n) is int and 0 <= n < 2**31 for n in row[1:]):
             raise MessageError("Expected sizes from 0 to 2^31 in the manifest, found others.")
         blocks.append(Block(name=row[0], shape=tuple(row[1:])))

@@ -1,30 +1,28 @@
 """The coordinator as a Flower ServerApp, and the run behind it, which every grid shares."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.code_version import code_fingerprint, release
-from common.errors import RunError, WardroundError
+from common.errors import WardroundError
 from common.files import write_atomically
 from common.models.patient_model import PatientModel, state_of, trainable_manifest
-from common.run_folder import run_folder
+from common.run_folder import check_unused, run_folder
 from common.study import Study
 from common.study_file import study_of_run, study_to_toml
 from common.wire import arrays_from_record, arrays_to_record
 from server.checkpoint import CheckpointFolder, write_model
 from server.journal import Journal, Listener
 from server.report import write_report
-from server.strategy import BlockwiseStrategy
+from server.strategy import BlockwiseStrategy, Oracle
 
 app = ServerApp()
-
-Oracle = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 @app.main()
@@ -74,11 +72,8 @@ def execute(
     torch.set_num_threads(1)
     journal_path = run.folder / "journal.jsonl"
     checkpoints = CheckpointFolder(run.folder / "checkpoints", durable=run.durable)
-    if journal_path.exists() and not run.resume:
-        raise RunError(
-            f"Expected an empty run folder, found a run in {run.folder}. Go on with it by "
-            "--resume, or name another folder by --out."
-        )
+    if not run.resume:
+        check_unused(run.folder)
     resumed = checkpoints.load(run.study.hash) if run.resume else None
     write_atomically(
         run.folder / "study.toml", study_to_toml(run.study).encode(), durable=run.durable

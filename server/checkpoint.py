@@ -1,14 +1,16 @@
 """Checkpoints: what a killed server needs to go on at the same round.
 
-One safetensors file and one JSON file a round; the JSON is written last and holds the digest of the
-other, so that a checkpoint is whole or is not one. The last two are kept: a damaged newest one
+One safetensors file and one JSON file a round; the JSON is written last and holds the digest of
+both, so that a checkpoint is whole or is not one. The last two are kept: a damaged newest one
 falls back to the one before, and never silently to the start.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +48,13 @@ class CheckpointFolder:
         tensors["optimizer/first"] = checkpoint.optimizer.first_P
         tensors["optimizer/second"] = checkpoint.optimizer.second_P
         content = save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
-        header = {
+        header: dict[str, Any] = {
             "run_id": checkpoint.run_id,
             "study_hash": checkpoint.study_hash,
             "round": checkpoint.round,
             "names": [block.name for block in checkpoint.model.manifest],
-            "sha256": hashlib.sha256(content).hexdigest(),
         }
+        header["sha256"] = _digest(header, content)
         stem = f"round-{checkpoint.round:06d}"
         write_atomically(self._folder / f"{stem}.safetensors", content, durable=self._durable)
         text = json.dumps(header, indent=1).encode()
@@ -93,7 +95,7 @@ def _read(path: Path) -> Checkpoint | None:
     try:
         header = json.loads(path.read_bytes())
         content = path.with_suffix(".safetensors").read_bytes()
-        if hashlib.sha256(content).hexdigest() != header["sha256"]:
+        if header.pop("sha256") != _digest(header, content):
             return None
         tensors: dict[str, NDArray[np.floating]] = load(content)
         return Checkpoint(
@@ -106,8 +108,13 @@ def _read(path: Path) -> Checkpoint | None:
                 second_P=tensors["optimizer/second"].astype(np.float64),
             ),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _digest(header: Mapping[str, Any], content: bytes) -> str:
+    canonical = json.dumps(header, sort_keys=True).encode()
+    return hashlib.sha256(canonical + b"\0" + content).hexdigest()
 
 
 def write_model(path: Path, model: Arrays) -> None:

@@ -46,17 +46,21 @@ def _replies(
     sleep: Callable[[float], None],
 ) -> Iterator[Message]:
     pause_s = _FIRST_PAUSE_S
-    while waiting and clock() < deadline:
-        replies = list(grid.pull_messages(list(waiting)))
-        for reply in replies:
+    while waiting:
+        # Before pulling: what arrives in time is taken, however long the pause before was.
+        left_s = deadline - clock()
+        num_waiting = len(waiting)
+        for reply in grid.pull_messages(sorted(waiting)):
             if reply.metadata.reply_to_message_id in waiting:
                 waiting.remove(reply.metadata.reply_to_message_id)
                 yield reply
-        if waiting and not replies:
-            sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        else:
+        if left_s <= 0:
+            return
+        if len(waiting) < num_waiting:
             pause_s = _FIRST_PAUSE_S
+        else:
+            sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def wait_for_nodes(

@@ -3,8 +3,10 @@
 A site whose reply is not finite, of another shape or of absurd weight is dropped, not the round.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from flwr.app import Message
@@ -12,10 +14,11 @@ from flwr.app import Message
 from common import wire
 from common.arrays import Manifest
 from common.errors import MessageError, RefusalCode
-from common.metrics import EvaluationSums
+from common.metrics import EvaluationSums, declared_shapes
 from common.models.patient_model import SHARED
+from common.normalisation import MOMENTS
 from common.study import Study
-from common.wire import Reply, Task
+from common.wire import SITE_NAME_PATTERN, Reply, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +64,14 @@ def fault_of(reply: Reply, expected: Expected) -> str:
     asked = (task.kind, task.run_id, task.round, task.nonce)
     if (reply.kind, reply.run_id, reply.round, reply.nonce) != asked:
         return "answers another task"
+    if re.match(SITE_NAME_PATTERN, reply.site) is None:
+        return "a malformed site name"
     if expected.site is not None and reply.site != expected.site:
         return "answers for another site"
     return (
         _fault_of_arrays(reply, expected)
         or _fault_of_counts(reply, expected)
+        or _fault_of_moments(reply, expected.study)
         or _fault_of_metrics(reply, expected.study)
     )
 
@@ -95,20 +101,41 @@ def _fault_of_counts(reply: Reply, expected: Expected) -> str:
     return ""
 
 
-def _fault_of_metrics(reply: Reply, study: Study) -> str:
-    if any(not np.isfinite(values).all() for values in reply.metrics.values()):
-        return "statistics that are not finite"
+def _fault_of_moments(reply: Reply, study: Study) -> str:
+    """Moments are of values in [-1, 1], so a site can move the normalisation by its weight only."""
+    if reply.kind is not wire.TaskKind.ENROL or reply.arrays is None:
+        return ""
+    named = reply.arrays.unpack()
+    for name in study.granularities:
+        count, total, squares = (named[f"{name}.{moment}"] for moment in MOMENTS)
+        # Values travel through float32, which may put them a little outside of their range.
+        most = 1.01 * count
+        is_counted = ((count >= 0) & (count <= reply.counts[name])).all()
+        is_bounded = ((np.abs(total) <= most) & (squares >= 0) & (squares <= most)).all()
+        if not is_counted or not is_bounded:
+            return "moments outside of the plausible ranges"
     return ""
 
 
-def evaluation_of(reply: Reply, study: Study) -> EvaluationSums | None:
-    """The evaluation that a reply carries; None where the site sends none, or not all of it."""
+def _fault_of_metrics(reply: Reply, study: Study) -> str:
+    """Statistics are merged later, by the report: none may come that it cannot take."""
+    shapes = declared_shapes(study.num_classes, study.evaluation.score_bins)
+    sizes = {name: prod(shape) for name, shape in shapes.items()} | dict.fromkeys(wire.SECONDS, 1)
+    for name, values in reply.metrics.items():
+        if sizes.get(name) != len(values):
+            return "statistics that are not declared"
+        if not all(0 <= value <= _LARGEST_STATISTIC for value in values):
+            return "statistics that are negative or not finite"
+    # A policy may withhold some; together they must be of the same patients.
+    if not set(shapes) <= set(reply.metrics):
+        return ""
     try:
-        return EvaluationSums.from_flat(
-            reply.metrics, study.num_classes, study.evaluation.score_bins
-        )
+        EvaluationSums.from_flat(reply.metrics, study.num_classes, study.evaluation.score_bins)
     except ValueError:
-        return None
+        return "statistics that disagree with one another"
+    return ""
 
 
 _REFUSALS = frozenset(code.value for code in RefusalCode)
+# Sums over all rounds of all sites stay finite.
+_LARGEST_STATISTIC = 1e15

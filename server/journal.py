@@ -25,6 +25,8 @@ def utc_now() -> datetime:
 class Journal:
     """Appends events to a file and tells its listeners of each.
 
+    A last line that a killed server has left torn is removed first: it was never a whole event.
+
     Args:
         durable: whether each event is on disk (fsync) before the next thing happens.
     """
@@ -38,6 +40,7 @@ class Journal:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_torn_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._durable = durable
         self._listeners = tuple(listeners)
@@ -66,17 +69,22 @@ def read_journal(path: Path) -> Iterator[Event]:
     """The events of a journal, in order. A torn last line (a killed server) is left out.
 
     Raises:
-        RunError: there is no journal, or a line before the last is not JSON.
+        RunError: there is no journal, or a whole line is not JSON.
     """
     if not path.is_file():
         raise RunError(f"Expected a journal at {path}, found none. Name the folder of a run.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
+    *whole, _torn = path.read_bytes().split(b"\n")
+    for number, line in enumerate(whole, start=1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            # A killed server tears at most one line, and a resumed one begins a new line after it.
-            if number < len(lines) and "run_resumed" not in lines[number]:
-                raise RunError(
-                    f"Expected one event of JSON a line, found a damaged line {number} in {path}."
-                ) from None
+            event = json.loads(line.decode())
+        except ValueError:
+            raise RunError(
+                f"Expected one event of JSON a line, found a damaged line {number} in {path}."
+            ) from None
+        yield event
+
+
+def _remove_torn_line(path: Path) -> None:
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)

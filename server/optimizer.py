@@ -16,7 +16,7 @@ from common.study import Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerState:
-    """First and second moments (P) of the updates, float64; zeros where they are not used."""
+    """First and second moments (P) of the updates, float64; empty where they are not used."""
 
     first_P: NDArray[np.float64]
     second_P: NDArray[np.float64]

@@ -5,10 +5,8 @@ training task also evaluates the model that it carries), a checkpoint after ever
 sites that are late, failed or refusing are simply absent from the round.
 """
 
-import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -16,27 +14,20 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common import wire
-from common.arrays import Arrays, Manifest
-from common.code_version import code_fingerprint
+from common.arrays import Arrays, Manifest, size_of
 from common.errors import CohortError
 from common.normalisation import add_moments, moments_manifest, normalisation_of
 from common.study import Study
-from common.wire import Reply, Task, TaskKind
+from common.wire import TaskKind
 from server.aggregation import SiteUpdate, add_to_parameters, aggregate, combine_of
 from server.checkpoint import Checkpoint, CheckpointFolder
 from server.enrolment import Roster
 from server.grid import exchange, wait_for_nodes
-from server.inbox import Expected, open_reply
 from server.journal import Journal
 from server.optimizer import OptimizerState, step
+from server.post import Post
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Sent:
-    """A message that was sent, and what an honest reply to it looks like."""
-
-    message: Message
-    expected: Expected
+Oracle = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 class BlockwiseStrategy(Strategy):
@@ -72,12 +63,12 @@ class BlockwiseStrategy(Strategy):
         self._checkpoints = checkpoints
         self._resumed = resumed
         self._seconds = seconds
+        self._post = Post(study=study, run_id=run_id, journal=journal)
         self._roster = Roster()
-        self._declined: dict[int, str] = {}
-        self._sent: list[_Sent] = []
-        num_parameters = sum(block.size for block in manifest)
+        self._declined: set[int] = set()
+        self._model: Arrays | None = None
         self._optimizer = (
-            OptimizerState.start(self._plan, num_parameters)
+            OptimizerState.start(self._plan, size_of(manifest))
             if resumed is None
             else resumed.optimizer
         )
@@ -111,7 +102,7 @@ class BlockwiseStrategy(Strategy):
         done = 0 if self._resumed is None else self._resumed.round
         num_failed = 0
         while done < num_rounds:
-            self._enrol(grid, sorted(grid.get_node_ids()), timeout)
+            self._enrol(grid, grid.get_node_ids(), timeout)
             started = self._seconds()
             messages = list(self.configure_train(done + 1, arrays, nothing, grid))
             replies = exchange(grid, messages, timeout_s=timeout)
@@ -138,19 +129,26 @@ class BlockwiseStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Training tasks for all enrolled sites: the model of `server_round` - 1 aggregations."""
-        return self._tasks(TaskKind.TRAIN, server_round - 1, arrays, grid)
+        self._model = wire.arrays_from_record(arrays)
+        return self._post.tasks(
+            grid,
+            TaskKind.TRAIN,
+            round_number=server_round - 1,
+            arrays=self._model,
+            to=self._roster.by_node(),
+            returns=self._manifest,
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The model after `server_round` aggregations, or None where too few sites answered."""
-        contents = {s.expected.site: s.expected for s in self._sent}
         updates = [
             SiteUpdate(site=reply.site, update=reply.arrays, counts=reply.counts)
-            for reply in self._open(server_round - 1, replies)
-            if reply.arrays is not None and reply.site in contents
+            for _, reply in self._post.open(replies)
+            if reply.arrays is not None
         ]
-        if len(updates) < self._plan.min_sites:
+        if len(updates) < self._plan.min_sites or self._model is None:
             return None, None
         started = self._seconds()
         combined = aggregate(
@@ -175,13 +173,20 @@ class BlockwiseStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Evaluation tasks for all enrolled sites: the model after `server_round` aggregations."""
-        return self._tasks(TaskKind.EVALUATE, server_round, arrays, grid)
+        return self._post.tasks(
+            grid,
+            TaskKind.EVALUATE,
+            round_number=server_round,
+            arrays=wire.arrays_from_record(arrays),
+            to=self._roster.by_node(),
+            returns=None,
+        )
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Writes the replies to the journal; metrics are merged from there, by `server.report`."""
-        for _ in self._open(server_round, replies):
+        for _ in self._post.open(replies):
             pass
         return None
 
@@ -189,148 +194,55 @@ class BlockwiseStrategy(Strategy):
         """Writes the plan to the journal."""
         self._journal.write("strategy", strategy=self._plan.model_dump(mode="json"))
 
-    def _ask_oracle(
-        self,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
-        round_number: int,
-        arrays: ArrayRecord,
-    ) -> None:
-        metrics = None if evaluate_fn is None else evaluate_fn(round_number, arrays)
-        if metrics is not None:
-            self._journal.write("oracle", round=round_number, metrics=dict(metrics))
-
     def _begin(self, grid: Grid, initial_arrays: ArrayRecord, timeout: float) -> ArrayRecord:
         """Enrols the sites; the arrays to start from, normalised."""
         self.summary()
-        nodes = wait_for_nodes(grid, self._plan.min_sites, timeout_s=timeout)
-        self._enrol(grid, nodes, timeout)
+        self._enrol(grid, wait_for_nodes(grid, self._plan.min_sites, timeout_s=timeout), timeout)
         if len(self._roster) < self._plan.min_sites:
-            self._fail("enrolment", 1)
+            self._fail("the enrolment", 1)
         if self._resumed is not None:
             return wire.arrays_to_record(self._resumed.model)
         named = wire.arrays_from_record(initial_arrays).unpack()
         moments = self._roster.moments()
         if moments:
-            named |= {
-                name: value.astype(np.float32)
-                for name, value in normalisation_of(self._study, add_moments(moments)).items()
-            }
+            normalisation = normalisation_of(self._study, add_moments(moments))
+            named |= {name: value.astype(np.float32) for name, value in normalisation.items()}
         model = Arrays.pack(named)
         self._save(0, model)
         return wire.arrays_to_record(model)
 
-    def _enrol(self, grid: Grid, nodes: Sequence[int], timeout: float) -> None:
-        """Asks the nodes that are not enrolled yet, and adds those that accept to the roster."""
-        known = set(self._roster.by_node()) | set(self._declined)
-        newcomers = [node_id for node_id in nodes if node_id not in known]
+    def _enrol(self, grid: Grid, nodes: Iterable[int], timeout: float) -> None:
+        """Asks the nodes that were never asked, and adds those that accept to the roster.
+
+        A node that declines, fails or is late once is not asked again in this run: waiting for it
+        in every round would make all others wait.
+        """
+        newcomers = sorted(set(nodes) - set(self._roster.by_node()) - self._declined)
         if not newcomers:
             return
         is_federated = self._study.normalisation.method == "federated"
-        manifest = moments_manifest(self._study) if is_federated else None
-        self._sent = [
-            self._send(grid, node_id, TaskKind.ENROL, 0, None, site=None, manifest=manifest)
-            for node_id in newcomers
-        ]
-        replies = exchange(grid, [s.message for s in self._sent], timeout_s=timeout)
-        for node_id, reply in self._open_by_node(0, replies):
-            try:
-                self._roster = self._roster.with_site(node_id, reply)
-            except ValueError as fault:
-                self._declined[node_id] = str(fault)
-                self._journal.write("absent", round=0, site=reply.site, reason=str(fault))
-            else:
-                self._journal.write("enrolled", site=reply.site, counts=dict(reply.counts))
-
-    def _tasks(
-        self, kind: TaskKind, round_number: int, arrays: ArrayRecord, grid: Grid
-    ) -> list[Message]:
-        self._model = wire.arrays_from_record(arrays)
-        manifest = self._manifest if kind is TaskKind.TRAIN else None
-        self._sent = [
-            self._send(
-                grid, node_id, kind, round_number, self._model, site=site.site, manifest=manifest
-            )
-            for node_id, site in self._roster.by_node().items()
-        ]
-        self._journal.write(
-            "asked",
-            kind=kind.value,
-            round=round_number,
-            nonces={str(s.expected.site): s.expected.task.nonce for s in self._sent},
-            bytes_down=sum(wire.num_bytes(s.message.content) for s in self._sent),
+        messages = self._post.tasks(
+            grid,
+            TaskKind.ENROL,
+            round_number=0,
+            arrays=None,
+            to=dict.fromkeys(newcomers),
+            returns=moments_manifest(self._study) if is_federated else None,
         )
-        return [s.message for s in self._sent]
-
-    def _send(
-        self,
-        grid: Grid,
-        node_id: int,
-        kind: TaskKind,
-        round_number: int,
-        arrays: Arrays | None,
-        *,
-        site: str | None,
-        manifest: Manifest | None,
-    ) -> _Sent:
-        task = Task(
-            kind=kind,
-            run_id=self._run_id,
-            round=round_number,
-            nonce=secrets.token_hex(8),
-            study_hash=self._study.hash,
-            code=code_fingerprint(),
-            arrays=arrays,
-        )
-        expected = Expected(
-            task=task,
-            study=self._study,
-            site=site,
-            manifest=manifest,
-            dtype="float64" if kind is TaskKind.ENROL else "float32",
-            counts=None if site is None else self._roster.sites[site].counts,
-        )
-        records = wire.task_to_records(task)
-        message = grid.create_message(records, kind.value, node_id, f"round-{round_number}")
-        return _Sent(message=message, expected=expected)
-
-    def _open(self, round_number: int, replies: Iterable[Message]) -> Iterator[Reply]:
-        """The replies that are accepted, as they come; all others are journalled as absent."""
-        for _, reply in self._open_by_node(round_number, replies):
-            yield reply
-
-    def _open_by_node(
-        self, round_number: int, replies: Iterable[Message]
-    ) -> Iterator[tuple[int, Reply]]:
-        waiting = {s.message.metadata.message_id: s for s in self._sent}
-        for message in replies:
-            sent = waiting.pop(message.metadata.reply_to_message_id, None)
-            if sent is None:
+        self._declined |= set(newcomers)
+        for node_id, reply in self._post.open(exchange(grid, messages, timeout_s=timeout)):
+            if reply.site in self._roster.sites:
+                reason = "another node has enrolled under this name"
+                self._journal.write("absent", round=0, site=reply.site, reason=reason)
                 continue
-            reply, reason = open_reply(message, sent.expected)
-            if reply is None:
-                self._absent(round_number, sent, reason)
-                continue
-            self._journal.write(
-                "reply",
-                round=round_number,
-                kind=reply.kind.value,
-                site=reply.site,
-                counts=dict(reply.counts),
-                metrics={name: list(values) for name, values in reply.metrics.items()},
-                bytes_up=wire.num_bytes(message.content),
-            )
-            yield sent.message.metadata.dst_node_id, reply
-        for sent in waiting.values():
-            self._absent(round_number, sent, "late")
+            self._roster = self._roster.with_site(node_id, reply)
+            self._declined.remove(node_id)
+            self._journal.write("enrolled", site=reply.site, counts=dict(reply.counts))
 
-    def _absent(self, round_number: int, sent: _Sent, reason: str) -> None:
-        node_id = sent.message.metadata.dst_node_id
-        site = sent.expected.site
-        if site is None:
-            self._declined[node_id] = reason
-        self._journal.write(
-            "absent", round=round_number, site=site or f"node {node_id}", reason=reason
-        )
+    def _ask_oracle(self, oracle: Oracle | None, round_number: int, arrays: ArrayRecord) -> None:
+        metrics = None if oracle is None else oracle(round_number, arrays)
+        if metrics is not None:
+            self._journal.write("oracle", round=round_number, metrics=dict(metrics))
 
     def _save(self, round_number: int, model: Arrays) -> None:
         started = self._seconds()

@@ -35,6 +35,7 @@ class Oracle:
 
     def __init__(self) -> None:
         self._rounds: dict[int, dict[str, Predictions]] = {}
+        self._latest: dict[str, NDArray[np.float64]] = {}
 
     def observer(self, site: str) -> Callable[..., None]:
         """What `Site.simulated` calls with each evaluation of this site."""
@@ -43,8 +44,13 @@ class Oracle:
             round_number: int, scores_BC: NDArray[np.float64], labels_B: NDArray[np.int64]
         ) -> None:
             self._rounds.setdefault(round_number, {})[site] = (scores_BC, labels_B)
+            self._latest[site] = scores_BC
 
         return observe
+
+    def latest(self, site: str, num_classes: int) -> NDArray[np.float64]:
+        """The last predictions (B, C) of a site: after a run, the final ones; B = 0 if none."""
+        return self._latest.get(site, np.empty((0, num_classes)))
 
     def pop(self, round_number: int) -> dict[str, Any] | None:
         """The exact pooled metrics of a round, once; None if no site was evaluated in it."""

@@ -9,6 +9,7 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 
 from client.site import Site
+from common.errors import DataError, SiteConfigError
 from common.run_folder import site_folders
 from common.study import Study
 from server.app import Run, execute
@@ -24,12 +25,14 @@ class Simulation:
     Attributes:
         sites: the folder whose sub-folders are sites.
         out: the run's folder.
+        left_out: names of site folders that take no part.
         durable: wait for the disk (fsync) at every line of the sites' and the server's books.
     """
 
     study: Study
     sites: Path
     out: Path
+    left_out: frozenset[str] = frozenset()
     resume: bool = False
     durable: bool = False
 
@@ -37,30 +40,47 @@ class Simulation:
 def open_sites(simulation: Simulation, oracle: Oracle | None = None) -> dict[str, Site]:
     """The sites by name, each with its books in the run's folder.
 
-    Raises `SiteConfigError` and `DataError` of the first site that cannot start.
+    Raises:
+        DataError: some sites cannot start; the text names every one of them, and why.
     """
     # Bit-equal results are claimed for one thread per site, on every transport.
     torch.set_num_threads(1)
     sites: dict[str, Site] = {}
+    faults: list[str] = []
     for folder in site_folders(simulation.sites):
-        site = Site.simulated(
-            folder,
-            simulation.study,
-            state_dir=simulation.out / "sites" / folder.name,
-            durable=simulation.durable,
-            observer=None if oracle is None else oracle.observer(folder.name),
-        )
-        sites[folder.name] = site
+        if folder.name in simulation.left_out:
+            continue
+        try:
+            sites[folder.name] = Site.simulated(
+                folder,
+                simulation.study,
+                state_dir=simulation.out / "sites" / folder.name,
+                durable=simulation.durable,
+                observer=None if oracle is None else oracle.observer(folder.name),
+            )
+        except (DataError, SiteConfigError) as fault:
+            faults.append(f"{folder.name}: {fault}")
+    if faults:
+        raise DataError("\n".join(faults))
     return sites
 
 
-def simulate(simulation: Simulation, *, listeners: Sequence[Listener] = ()) -> Path:
+def simulate(
+    simulation: Simulation,
+    *,
+    listeners: Sequence[Listener] = (),
+    oracle: Oracle | None = None,
+) -> Path:
     """Runs the federation in this process; returns the path of the report.
+
+    Args:
+        listeners: told of every event of the journal, as it happens.
+        oracle: collects the predictions; for callers that want them after the run.
 
     Raises:
         WardroundError: bad input, an occupied run folder, or too few sites.
     """
-    oracle = Oracle()
+    oracle = oracle or Oracle()
     sites = open_sites(simulation, oracle)
 
     def evaluate(round_number: int, _: ArrayRecord) -> MetricRecord | None:

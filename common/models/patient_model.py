@@ -33,7 +33,8 @@ class PatientModel(nn.Module):
     def __init__(self, study: Study) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(study.training.seed, "weights"))
+            # Not `torch.manual_seed`, which would seed the GPUs as well.
+            torch.default_generator.manual_seed(seed_of(study.training.seed, "weights"))
             self.encoders = nn.ModuleDict(
                 {name: build_encoder(spec, study) for name, spec in study.granularities.items()}
             )

@@ -25,6 +25,7 @@ class TabularEncoder(Encoder):
 
     Guarantees:
         - The value that stands at a missing place cannot influence the token.
+        - Nor can any value or code of an absent patient, even one that is no number or category.
     """
 
     location: Tensor
@@ -59,13 +60,14 @@ class TabularEncoder(Encoder):
             batch: "numeric_BF" float, "observed_BF" bool, "codes_BK" int64 where 0 is missing.
         """
         token_BH: Tensor | None = None
+        present_B1 = batch["present_B"].unsqueeze(1)
         if self.numbers is not None:
-            observed_BF = batch["observed_BF"]
+            observed_BF = batch["observed_BF"] & present_B1
             z_BF = (batch["numeric_BF"] - self.location) / self.scale
             z_BF = torch.where(observed_BF, z_BF, torch.zeros_like(z_BF))
             token_BH = self.numbers(torch.cat([z_BF, observed_BF.to(z_BF.dtype)], dim=1))
         if self.categories is not None:
-            codes_BK = batch["codes_BK"] + self.get_buffer("first_code")
+            codes_BK = torch.where(present_B1, batch["codes_BK"], 0) + self.get_buffer("first_code")
             embedded_BH = self.categories(codes_BK).sum(dim=1)
             token_BH = embedded_BH if token_BH is None else token_BH + embedded_BH
         assert token_BH is not None  # a granularity has at least one feature

@@ -3,30 +3,37 @@
 from collections.abc import Iterable
 from typing import Any
 
+from common.errors import RunError
 from common.metrics import EvaluationSums, metrics_of
+from common.wire import SECONDS
 from server.journal import Event
 
 SCHEMA = 1
-_SECONDS = ("seconds_training", "seconds_evaluation")
 
 
 def results_of(journal: Iterable[Event]) -> dict[str, Any]:
-    """The results of a run, whole or unfinished. A round asked again counts as last answered."""
+    """The results of a run, whole or unfinished. A round asked again counts as last answered.
+
+    Raises:
+        RunError: the journal has no beginning of a run.
+    """
     events = list(journal)
     by_kind: dict[str, list[Event]] = {}
     for event in events:
         by_kind.setdefault(event["event"], []).append(event)
+    if "run_started" not in by_kind:
+        raise RunError("Expected a journal that begins with run_started, found none. Run it anew.")
     starts = by_kind["run_started"] + by_kind.get("run_resumed", [])
     run = starts[-1]
     evaluation = run["study"]["evaluation"]
     shape = (len(run["study"]["outcome"]["classes"]), evaluation["score_bins"])
     enrolled = {e["site"]: e["counts"] for e in by_kind.get("enrolled", [])}
-    ends = [e["event"] for e in events if e["event"] in ("run_finished", "run_failed")]
-    status = {"run_finished": "finished", "run_failed": "failed"}.get(ends[-1] if ends else "")
+    turns = [e["event"] for e in events if e["event"].startswith("run_")]
+    status = {"run_finished": "finished", "run_failed": "failed"}.get(turns[-1], "unfinished")
     return {
         "schema": SCHEMA,
         "run_id": run["run_id"],
-        "status": status or "unfinished",
+        "status": status,
         "study": run["study"]["study"]["name"],
         "study_hash": run["study_hash"],
         "seed": run["seed"],
@@ -96,7 +103,7 @@ def _seconds(by_kind: dict[str, list[Event]]) -> dict[str, float]:
         f"site_{name.removeprefix('seconds_')}": sum(
             e["metrics"].get(name, [0.0])[0] for e in replies
         )
-        for name in _SECONDS
+        for name in SECONDS
     }
     return {
         "rounds": rounds,

@@ -1,0 +1,66 @@
+"""The hospital's commands. Each takes one argument, `SITE_DIR`: the folder with `site.toml`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+SiteDir = Annotated[Path, typer.Argument(help="The folder with site.toml.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def check_site(
+    site_dir: SiteDir,
+    study: Annotated[str, typer.Option(help="A study file, or the name of a shipped study.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell everything that is wrong with a site folder, in counts and never in values.
+
+    Exit code 1 if anything must be mended before the site can take part.
+    """
+    from client.check import check_site as check
+    from common.study_file import load_study
+
+    result = check(site_dir, load_study(study))
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=1))
+    else:
+        console = Console()
+        for finding in result.findings:
+            style = "red" if finding.severity == "error" else "yellow"
+            sentence = escape(finding.sentence())
+            console.print(
+                f"[{style}]{finding.severity}[/]  {sentence}", highlight=False, soft_wrap=True
+            )
+        for part, counts in (("training", result.training), ("held out", result.held_out)):
+            if counts is not None:
+                numbers = ", ".join(f"{n} {name}" for name, n in counts.items())
+                console.print(f"{part}: {numbers}", highlight=False)
+        verdict = "[green]can take part[/]" if result.is_usable else "[red]cannot take part yet[/]"
+        console.print(f"{escape(result.site)} {verdict}", highlight=False)
+    if not result.is_usable:
+        raise typer.Exit(1)
+
+
+def init_site(
+    site_dir: SiteDir,
+    study: Annotated[
+        str | None, typer.Option(help="Also write patients.csv with this study's columns.")
+    ] = None,
+) -> None:
+    """Write a commented site.toml for a hospital's data engineer to fill in."""
+    from client.template import init_site as init
+    from common.study_file import load_study
+
+    for path in init(site_dir, None if study is None else load_study(study)):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"Next: fill them in, then `wardround check-site {site_dir} --study STUDY.toml`.")
+
+
+def mount(app: typer.Typer) -> None:
+    """Adds the hospital's commands to the command line."""
+    app.command("check-site", rich_help_panel="For a hospital")(check_site)
+    app.command("init-site", rich_help_panel="For a hospital")(init_site)

@@ -1,0 +1,129 @@
+"""The coordinator's post: tasks out, each with what an honest reply looks like; replies in.
+
+Whatever comes back is opened here, once, and is either accepted or written to the journal as the
+absence of its site, with the reason.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from common import wire
+from common.arrays import Arrays, Manifest
+from common.code_version import code_fingerprint
+from common.study import Study
+from common.wire import Reply, Task, TaskKind
+from server.enrolment import Enrolled
+from server.inbox import Expected, open_reply
+from server.journal import Journal
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    """A message that was sent, and what an honest reply to it looks like."""
+
+    message: Message
+    expected: Expected
+
+    @property
+    def node_id(self) -> int:
+        return self.message.metadata.dst_node_id
+
+
+class Post:
+    """Writes the tasks of one exchange, and opens the replies to them.
+
+    Guarantees:
+        - The nonces of an exchange are in the journal before its messages are sent.
+        - Every task is answered for in the journal: by its reply, or by an absence with a reason.
+    """
+
+    def __init__(self, *, study: Study, run_id: str, journal: Journal) -> None:
+        self._study = study
+        self._run_id = run_id
+        self._journal = journal
+        self._round = 0
+        self._sent: list[_Sent] = []
+
+    def tasks(
+        self,
+        grid: Grid,
+        kind: TaskKind,
+        *,
+        round_number: int,
+        arrays: Arrays | None,
+        to: Mapping[int, Enrolled | None],
+        returns: Manifest | None,
+    ) -> list[Message]:
+        """The messages of one exchange.
+
+        Args:
+            arrays: the model; None when enrolling.
+            to: the sites by node id, None for a node that is to enrol.
+            returns: the manifest of the arrays that must come back, None if none may.
+        """
+        self._round = round_number
+        self._sent = []
+        for node_id, site in to.items():
+            task = Task(
+                kind=kind,
+                run_id=self._run_id,
+                round=round_number,
+                nonce=secrets.token_hex(8),
+                study_hash=self._study.hash,
+                code=code_fingerprint(),
+                arrays=arrays,
+            )
+            expected = Expected(
+                task=task,
+                study=self._study,
+                site=None if site is None else site.site,
+                manifest=returns,
+                dtype="float64" if kind is TaskKind.ENROL else "float32",
+                counts=None if site is None else site.counts,
+            )
+            content = wire.task_to_records(task)
+            message = grid.create_message(content, kind.value, node_id, f"round-{round_number}")
+            self._sent.append(_Sent(message=message, expected=expected))
+        self._journal.write(
+            "asked",
+            kind=kind.value,
+            round=round_number,
+            nonces={_name(s): s.expected.task.nonce for s in self._sent},
+            bytes_down=sum(wire.num_bytes(s.message.content) for s in self._sent),
+        )
+        return [s.message for s in self._sent]
+
+    def open(self, replies: Iterable[Message]) -> Iterator[tuple[int, Reply]]:
+        """Node id and reply of each site whose reply is accepted, as they come."""
+        waiting = {s.message.metadata.message_id: s for s in self._sent}
+        for message in replies:
+            sent = waiting.pop(message.metadata.reply_to_message_id, None)
+            if sent is None:
+                continue
+            reply, reason = open_reply(message, sent.expected)
+            if reply is None:
+                self._absent(sent, reason)
+                continue
+            self._journal.write(
+                "reply",
+                round=self._round,
+                kind=reply.kind.value,
+                site=reply.site,
+                counts=dict(reply.counts),
+                metrics={name: list(values) for name, values in reply.metrics.items()},
+                bytes_up=wire.num_bytes(message.content),
+            )
+            yield sent.node_id, reply
+        for sent in waiting.values():
+            self._absent(sent, "late")
+
+    def _absent(self, sent: _Sent, reason: str) -> None:
+        self._journal.write("absent", round=self._round, site=_name(sent), reason=reason)
+
+
+def _name(sent: _Sent) -> str:
+    return sent.expected.site or f"node {sent.node_id}"

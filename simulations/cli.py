@@ -1,0 +1,251 @@
+"""The command `wardround`: one machine's commands, and those of the hospital and the coordinator.
+
+Imports stay lazy: `--help` loads neither torch nor flwr.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import client.cli
+import server.cli
+from common.errors import WardroundError
+
+app = typer.Typer(
+    help="Federated learning that hospitals would choose.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Write site folders: real data sets, or simulated hospitals.")
+bench = typer.Typer(help="Measure speed, always as a ratio against a baseline in the same run.")
+
+StudyName = Annotated[
+    str, typer.Argument(help="A study file, or the name of a shipped study.", show_default=False)
+]
+Sites = Annotated[
+    Path | None, typer.Option(help="Folder of site folders; without it, hospitals are simulated.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the study's seed.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Overrides the study's rounds.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.command(rich_help_panel="For a researcher")
+def simulate(
+    study: StudyName,
+    sites: Sites = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="fedavg, fedprox, fedadam, fedyogi or fedadagrad.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; default: runs/STUDY-TIME.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
+    num_sites: Annotated[
+        int, typer.Option(min=2, help="How many hospitals to simulate without --sites.")
+    ] = 6,
+    engine: Annotated[
+        str, typer.Option(help="in-process, or flower: Flower's own simulation runtime.")
+    ] = "in-process",
+    durable: Annotated[bool, typer.Option(help="Wait for the disk (fsync) at every step.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one model across hospitals on this machine, and report each hospital's result."""
+    from common.run_folder import check_unused
+    from common.study_file import load_study, override
+    from simulations.cohort import varied_sites, write_cohort
+    from simulations.progress import Progress, results_table
+    from simulations.simulate import Simulation
+    from simulations.simulate import simulate as run
+
+    if engine not in ("in-process", "flower"):
+        raise typer.BadParameter(f"expected in-process or flower, found '{engine}'")
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
+    effective = override(
+        load_study(study),
+        training__rounds=rounds,
+        training__seed=seed,
+        strategy__name=strategy,
+    )
+    folder = out or _new_run_folder(effective.name)
+    if not resume:
+        check_unused(folder)
+    console = Console(stderr=as_json)
+    if sites is None:
+        sites = folder / "hospitals"
+        console.print(
+            f"No --sites: simulating {num_sites} hospitals with this study's features in {sites} "
+            "(no real patients).",
+            highlight=False,
+        )
+        if not resume:
+            effects = varied_sites(effective, num_sites=num_sites, seed=effective.training.seed)
+            write_cohort(effective, effects, sites, seed=effective.training.seed)
+    simulation = Simulation(
+        study=effective, sites=sites, out=folder, resume=resume, durable=durable
+    )
+    try:
+        if engine == "flower":
+            from simulations.flower_runtime import run_on_flower
+
+            run_on_flower(effective, sites, folder, resume=resume)
+        else:
+            with Progress(console) as progress:
+                run(simulation, listeners=[progress.listen])
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. Go on with the same command, --out {folder} and --resume.")
+        raise typer.Exit(130) from None
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps(results, indent=1))
+        return
+    console.print(results_table(results))
+    console.print(f"Report:  {folder / 'report.md'}", highlight=False, soft_wrap=True)
+    console.print(f"Results: {folder / 'results.json'}", highlight=False, soft_wrap=True)
+    console.print(f"Model:   {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
+
+
+@data.command("heart-disease")
+def data_heart_disease(
+    out: Annotated[Path, typer.Option(help="Where the four site folders go.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the UCI files; without it they are downloaded."),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="none, or flamby: its published 740 patients and split.")
+    ] = "none",
+) -> None:
+    """Four real hospitals: UCI Heart Disease, with the smoking history of the raw files."""
+    from simulations.datasets.heart_disease import fetch_sources, import_heart_disease
+
+    if split not in ("none", "flamby"):
+        raise typer.BadParameter(f"expected none or flamby, found '{split}'")
+    if source is None:
+        source = out / "source"
+        typer.echo(f"No --source: downloading the UCI files to {source}.")
+        fetch_sources(source)
+    folders = import_heart_disease(source, out, split="flamby" if split == "flamby" else "none")
+    for folder in folders:
+        typer.echo(f"wrote {folder}")
+
+
+@data.command("simulated")
+def data_simulated(
+    study: StudyName,
+    out: Annotated[Path, typer.Option(help="Where the site folders go.")],
+    num_sites: Annotated[int, typer.Option(min=1)] = 6,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Simulated hospitals with a study's features: patients of a known disease process."""
+    from common.study_file import load_study
+    from simulations.cohort import varied_sites, write_cohort
+
+    protocol = load_study(study)
+    effects = varied_sites(protocol, num_sites=num_sites, seed=seed)
+    for folder in write_cohort(protocol, effects, out, seed=seed):
+        typer.echo(f"wrote {folder}")
+
+
+@app.command(rich_help_panel="For a researcher")
+def arms(
+    study: StudyName,
+    sites: Sites = None,
+    num_seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 5,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Also run without this granularity; repeatable.")
+    ] = None,
+    rounds: Rounds = None,
+    validation_fold: Annotated[
+        int | None,
+        typer.Option(min=0, help="Choose settings: judge on this fold of the training patients."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = os.cpu_count() or 1,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/STUDY-arms-TIME.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare local only, federated and pooled training on the same splits and seeds."""
+    from common.run_folder import check_unused
+    from common.study_file import load_study, override, without_granularity
+    from simulations.arms import run_arms
+    from simulations.arms_report import write_arms
+    from simulations.cohort import varied_sites, write_cohort
+
+    effective = override(
+        load_study(study), training__rounds=rounds, evaluation__validation_fold=validation_fold
+    )
+    variants = {"all granularities": effective}
+    variants |= {f"without {g}": without_granularity(effective, g) for g in without or []}
+    folder = out or _new_run_folder(f"{effective.name}-arms")
+    check_unused(folder)
+    console = Console(stderr=True)
+    if sites is None:
+        sites = folder / "hospitals"
+        console.print(f"No --sites: simulating 6 hospitals in {sites}.", highlight=False)
+        write_cohort(effective, varied_sites(effective, num_sites=6, seed=0), sites, seed=0)
+    with console.status("") as status:
+        done: list[str] = []
+
+        def on_done(name: str) -> None:
+            done.append(name)
+            status.update(f"{len(done)} of {len(variants) * num_seeds} finished, last: {name}")
+
+        status.update(f"0 of {len(variants) * num_seeds} finished")
+        results = run_arms(
+            variants, sites, folder, seeds=range(num_seeds), jobs=jobs, on_done=on_done
+        )
+    report = write_arms(results, folder, title=effective.study.title or effective.name)
+    if as_json:
+        typer.echo(json.dumps({"arms": [asdict(r) for r in results]}, indent=1))
+    else:
+        typer.echo(report.read_text(encoding="utf-8"))
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel="For a researcher")
+def studies(as_json: AsJson = False) -> None:
+    """List the studies that are shipped."""
+    from common.study_file import load_study, shipped_studies
+
+    loaded = [load_study(name) for name in shipped_studies()]
+    if as_json:
+        rows: list[dict[str, Any]] = [
+            {"name": s.name, "title": s.study.title, "hash": s.hash} for s in loaded
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for study in loaded:
+        typer.echo(f"{study.name:24} {study.study.title}")
+
+
+app.add_typer(data, name="data", rich_help_panel="For a researcher")
+app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
+client.cli.mount(app)
+server.cli.mount(app)
+
+
+def _new_run_folder(study_name: str) -> Path:
+    return Path("runs") / f"{study_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def main() -> None:
+    """Runs the command line; an error that a user can act on is one sentence and exit code 1."""
+    try:
+        app()
+    except WardroundError as error:
+        Console(stderr=True).print(
+            f"[red]{error.code}[/]: {escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(1)

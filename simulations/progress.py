@@ -1,0 +1,143 @@
+"""Live progress of a run, rounds by sites, from the events of its journal."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from common.metrics import EvaluationSums, metrics_of
+from server.journal import Event
+
+_MOST_ROWS = 16
+
+
+class Progress:
+    """Shows each site's state in the present round; a line a round where there is no terminal.
+
+    Used as a context manager; `listen` is the journal's listener.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._shape = (2, 10)
+        self._num_rounds = 0
+        self._round = 0
+        self._kind = "query"
+        self._rows: dict[str, dict[str, str]] = {}
+        self._total: EvaluationSums | None = None
+        self._num_answers = 0
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=8, transient=True)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*exception)
+
+    def listen(self, event: Event) -> None:
+        """Takes note of an event, and shows what has changed."""
+        actions: dict[str, Callable[[Event], None]] = {
+            "run_started": self._on_start,
+            "run_resumed": self._on_start,
+            "enrolled": self._on_enrolled,
+            "asked": self._on_asked,
+            "reply": self._on_reply,
+            "absent": self._on_absent,
+            "aggregated": self._on_round,
+            "run_finished": self._on_round,
+        }
+        action = actions.get(event["event"])
+        if action is not None:
+            action(event)
+        if self._live is not None:
+            self._live.update(self._table())
+
+    def _on_start(self, event: Event) -> None:
+        study = event["study"]
+        self._shape = (len(study["outcome"]["classes"]), study["evaluation"]["score_bins"])
+        self._num_rounds = event["num_rounds"]
+
+    def _on_enrolled(self, event: Event) -> None:
+        patients = str(event["counts"].get("patients", ""))
+        self._rows[event["site"]] = {"patients": patients, "state": "enrolled"}
+
+    def _on_asked(self, event: Event) -> None:
+        self._round, self._kind = event["round"], event["kind"]
+        self._total, self._num_answers = EvaluationSums.zero(*self._shape), 0
+        for row in self._rows.values():
+            row["state"] = "training …" if self._kind == "train" else "evaluating …"
+
+    def _on_reply(self, event: Event) -> None:
+        row = self._rows.get(event["site"])
+        if row is None:
+            return
+        self._num_answers += 1
+        row["state"] = "answered"
+        seconds = sum(v[0] for k, v in event["metrics"].items() if k.startswith("seconds"))
+        row["seconds"] = f"{seconds:.2f}"
+        try:
+            sums = EvaluationSums.from_flat(event["metrics"], *self._shape)
+        except ValueError:
+            row["accuracy"] = "not sent"
+            return
+        self._total = sums if self._total is None else self._total + sums
+        row["accuracy"] = _number(metrics_of(sums)["accuracy"])
+
+    def _on_absent(self, event: Event) -> None:
+        self._rows.setdefault(event["site"], {})["state"] = f"absent: {event['reason']}"
+        if not self._console.is_terminal:
+            where = f"round {event['round']}: {event['site']} absent ({event['reason']})"
+            self._console.print(where, highlight=False)
+
+    def _on_round(self, event: Event) -> None:
+        if not self._console.is_terminal and self._kind != "query":
+            self._console.print(self._summary(), highlight=False)
+
+    def _summary(self) -> str:
+        metrics = metrics_of(self._total) if self._total is not None else {}
+        numbers = ", ".join(
+            f"{title} {_number(metrics.get(name))}"
+            for name, title in (("accuracy", "accuracy"), ("auroc", "AUROC"), ("loss", "loss"))
+        )
+        return f"round {self._round}/{self._num_rounds}: {self._num_answers} sites, {numbers}"
+
+    def _table(self) -> Table:
+        table = Table(title=self._summary(), title_justify="left")
+        for column in ("site", "patients", "state", "accuracy", "seconds"):
+            table.add_column(column, justify="left" if column in ("site", "state") else "right")
+        rows = sorted(self._rows.items())
+        for site, row in rows[:_MOST_ROWS]:
+            cells = [row.get(c, "") for c in ("patients", "state", "accuracy", "seconds")]
+            table.add_row(site, *cells)
+        if len(rows) > _MOST_ROWS:
+            table.add_row(f"… and {len(rows) - _MOST_ROWS} more", "", "", "", "")
+        return table
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """Every hospital's result after the last round, for the terminal."""
+    nothing: dict[str, Any] = {"round": 0, "sites": {}, "pooled": None}
+    last: dict[str, Any] = results["rounds"][-1] if results["rounds"] else nothing
+    names = ("num_patients", "accuracy", "auroc", "auprc", "f1", "calibration_error")
+    titles = ("held out", "accuracy", "AUROC", "AUPRC", "F1", "calibration error")
+    table = Table(title=f"Held-out patients after round {last['round']}", title_justify="left")
+    table.add_column("site")
+    for title in titles:
+        table.add_column(title, justify="right")
+    for site, metrics in [*sorted(last["sites"].items()), ("all, pooled", last["pooled"])]:
+        if metrics is None:
+            table.add_row(site, "not sent")
+            continue
+        num_patients = f"{metrics['num_patients']:.0f}"
+        table.add_row(site, num_patients, *(_number(metrics[name]) for name in names[1:]))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,113 @@
+"""A tiny study and the folders of its hospitals, for the tests of the hospital side."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tomli_w
+
+from common.study import Study
+from common.study_file import study_from_toml
+from simulations.site_folder import write_site_folder
+
+# Two granularities, so that one can be absent; a missing code; a category with a number's name.
+_STUDY = """
+[study]
+name = "tiny"
+[outcome]
+column = "event"
+kind = "binary"
+classes = ["0", "1"]
+[granularities.labs]
+kind = "tabular"
+hidden = [4]
+max_unusable_fraction = 0.1
+[granularities.labs.features]
+age_years = { kind = "numeric", unit = "years", range = [18, 100] }
+cholesterol_mg_dl = { kind = "numeric", unit = "mg/dl", range = [60, 500], missing_codes = [0] }
+vessels = { kind = "categorical", categories = ["0", "1", "2"] }
+[granularities.lifestyle]
+kind = "tabular"
+hidden = [4]
+[granularities.lifestyle.features]
+smoker = { kind = "categorical", categories = ["never", "current"] }
+steps_per_day = { kind = "numeric", unit = "steps/day", range = [0, 40000] }
+[evaluation]
+score_bins = 10
+[model]
+width = 4
+[training]
+rounds = 3
+local_epochs = 1
+batch_size = 16
+learning_rate = 0.1
+"""
+
+SiteWriter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_study() -> Study:
+    return study_from_toml(_STUDY)
+
+
+@pytest.fixture(scope="session")
+def patients() -> Callable[..., pd.DataFrame]:
+    """Sixty patients with everything observed; 45 to train on and 15 held out."""
+
+    def table(num_patients: int = 60, seed: int = 0) -> pd.DataFrame:
+        random = np.random.default_rng(seed)
+        age = random.integers(20, 90, num_patients)
+        return pd.DataFrame(
+            {
+                "patient_id": [f"p{i:04d}" for i in range(num_patients)],
+                "split": ["test" if i % 4 == 3 else "train" for i in range(num_patients)],
+                "event": (age + random.normal(0, 10, num_patients) > 55).astype(int),
+                "age_years": age,
+                "cholesterol_mg_dl": random.integers(100, 300, num_patients),
+                "vessels": random.integers(0, 3, num_patients),
+                "smoker": random.choice(["never", "current"], num_patients),
+                "steps_per_day": random.integers(0, 20000, num_patients),
+            }
+        )
+
+    return table
+
+
+@pytest.fixture(scope="session")
+def new_site(
+    tmp_path_factory: pytest.TempPathFactory, patients: Callable[..., pd.DataFrame]
+) -> SiteWriter:
+    """Writes a new site folder and returns it.
+
+    `table` is a data frame, or the bytes of `patients.csv`; `site` and `policy` are keys that
+    replace those of `site.toml`, and None removes one.
+    """
+
+    def write(
+        table: pd.DataFrame | bytes | None = None,
+        *,
+        name: str = "alpha",
+        site: dict[str, object] | None = None,
+        policy: dict[str, object] | None = None,
+    ) -> Path:
+        frame = table if isinstance(table, pd.DataFrame) else patients()
+        folder = tmp_path_factory.mktemp("hospital") / name
+        write_site_folder(folder, site=name, dataset_id="d", patients=frame, source="A test.")
+        if isinstance(table, bytes):
+            (folder / "patients.csv").write_bytes(table)
+        _amend(folder / "site.toml", {"site": site or {}, "policy": policy or {}})
+        return folder
+
+    return write
+
+
+def _amend(path: Path, changes: dict[str, dict[str, object]]) -> None:
+    sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    for section, keys in changes.items():
+        merged = sections[section] | keys
+        sections[section] = {key: value for key, value in merged.items() if value is not None}
+    path.write_text(tomli_w.dumps(sections), encoding="utf-8")
