@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from client.config import load_site_config
-from client.data import read_cohort
+from client.data import cohort_findings, read_cohort
 from client.findings import Finding
 from common.study import Study
 
@@ -53,6 +53,8 @@ def check_site(site_dir: Path, study: Study) -> SiteCheck:
     """
     config = load_site_config(site_dir)
     cohort, findings = read_cohort(config, study)
+    if cohort is not None:
+        findings = findings + cohort_findings(cohort, config)
     return SiteCheck(
         site=config.name,
         findings=tuple(findings),

@@ -96,7 +96,7 @@ def read_cohort(config: SiteConfig, study: Study) -> tuple[Cohort | None, list[F
         cohort = replace(cohort, is_test_B=is_fold_B).select(~is_test_B & (labels_B >= 0))
     else:
         cohort = cohort.select(labels_B >= 0)
-    return cohort, findings + _cohort_findings(cohort, config, file)
+    return cohort, findings
 
 
 def usable_cohort(cohort: Cohort | None, findings: Sequence[Finding]) -> Cohort:
@@ -184,7 +184,13 @@ def _places(ids: "pd.Series[str]", seed: int, purpose: str) -> NDArray[np.float6
     return np.array([int.from_bytes(digest, "big") / 2**48 for digest in digests])
 
 
-def _cohort_findings(cohort: Cohort, config: SiteConfig, file: str) -> list[Finding]:
+def cohort_findings(cohort: Cohort, config: SiteConfig) -> list[Finding]:
+    """What a person should know of a cohort before it takes part.
+
+    Too few patients is an error here, for the person who checks the folder; a site that runs all
+    the same refuses each task with a code, and stops nobody.
+    """
+    file = config.patients.name
     num_train, num_test = len(cohort.train), len(cohort.test)
     findings: list[Finding] = []
     if num_train < config.policy.min_patients:

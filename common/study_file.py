@@ -26,13 +26,22 @@ def load_study(name_or_path: str | Path) -> Study:
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
-        if str(name_or_path) not in shipped_studies():
-            raise StudyError(
-                f"Expected a study file (.toml) or a shipped study "
-                f"({', '.join(shipped_studies())}), found '{name_or_path}'. Check the name."
-            )
-        path = _SHIPPED / f"{name_or_path}.toml"
+        path = _shipped_path(str(name_or_path))
     return read_toml(path, Study, StudyError)
+
+
+def shipped_text(name: str) -> str:
+    """The TOML of a shipped study, with its comments. Raises `StudyError` for an unknown name."""
+    return _shipped_path(name).read_text(encoding="utf-8")
+
+
+def _shipped_path(name: str) -> Path:
+    if name not in shipped_studies():
+        raise StudyError(
+            f"Expected a study file (.toml) or a shipped study ({', '.join(shipped_studies())}), "
+            f"found '{name}'. Check the name."
+        )
+    return _SHIPPED / f"{name}.toml"
 
 
 def study_to_toml(study: Study) -> str:

@@ -64,7 +64,7 @@ def fault_of(reply: Reply, expected: Expected) -> str:
     asked = (task.kind, task.run_id, task.round, task.nonce)
     if (reply.kind, reply.run_id, reply.round, reply.nonce) != asked:
         return "answers another task"
-    if re.match(SITE_NAME_PATTERN, reply.site) is None:
+    if re.fullmatch(SITE_NAME_PATTERN, reply.site) is None:
         return "a malformed site name"
     if expected.site is not None and reply.site != expected.site:
         return "answers for another site"

@@ -215,10 +215,16 @@ def arms(
 
 
 @app.command(rich_help_panel="For a researcher")
-def studies(as_json: AsJson = False) -> None:
-    """List the studies that are shipped."""
-    from common.study_file import load_study, shipped_studies
+def studies(
+    name: Annotated[str | None, typer.Argument(help="Print this study, to start one from.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the studies that are shipped, or print one of them as TOML."""
+    from common.study_file import load_study, shipped_studies, shipped_text
 
+    if name is not None:
+        typer.echo(shipped_text(name))
+        return
     loaded = [load_study(name) for name in shipped_studies()]
     if as_json:
         rows: list[dict[str, Any]] = [

@@ -50,7 +50,7 @@ from common.study import Study
 from common.study_file import study_to_toml
 
 _START_TIMEOUT_S = 60.0
-_END_TIMEOUT_S = 10.0
+_GRACE_S = 3.0
 _POLL_S = 0.05
 _COMPLETED = "finished:completed"
 _RUN_STARTED = re.compile(r"Successfully started run (\d+)")
@@ -141,40 +141,53 @@ class _SuperLink:
     folder: Path
     environment: Mapping[str, str]
 
-    def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Starts a program of Flower's, out of reach of the terminal's Ctrl-C: we end it."""
+    @contextmanager
+    def started(self, command: list[str], **output: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """A program of Flower's, out of reach of the terminal's Ctrl-C: it is ended here."""
         program = Path(sys.executable).with_name(command[0])
-        return subprocess.Popen(  # noqa: S603  # our own command line, no shell
+        process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
             [str(program), *command[1:]],
             env=self.environment,
+            cwd=self.folder / "empty",
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            **options,
+            **output,
         )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @contextmanager
 def _superlink(folder: Path) -> Iterator[_SuperLink]:
-    """A SuperLink that has started; it and all that it starts have ended afterwards."""
-    home, empty = folder / "home", folder / "empty"
-    empty.mkdir(parents=True)
+    """A SuperLink that answers; it and all that it starts have ended afterwards."""
+    home = folder / "home"
+    (folder / "empty").mkdir(parents=True)
     port = _free_port()
     connections = {"default": "own", "own": {"address": f"127.0.0.1:{port}", "insecure": True}}
-    write_atomically(
-        home / "config.toml", tomli_w.dumps({"superlink": connections}).encode(), durable=False
-    )
+    settings = tomli_w.dumps({"superlink": connections}).encode()
+    write_atomically(home / "config.toml", settings, durable=False)
+    command = ["flower-superlink", "--insecure", "--simulation"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = folder / "superlink.log"
     # Ray's sockets are below this folder, and the path of a socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="wr-", ignore_cleanup_errors=True) as ray_folder:
         superlink = _SuperLink(folder=folder, environment=_environment(home, Path(ray_folder)))
-        command = ["flower-superlink", "--insecure", "--simulation"]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        try:
-            with (folder / "superlink.log").open("wb") as log:
-                process = superlink.start(command, stdout=log, stderr=subprocess.STDOUT, cwd=empty)
-            _wait_until_healthy(process, port, folder / "superlink.log")
-            yield superlink
-        finally:
-            _end_all(home)
+        with (
+            log.open("wb") as output,
+            superlink.started(command, stdout=output, stderr=subprocess.STDOUT) as process,
+        ):
+            try:
+                _wait_until_healthy(process, port, log)
+                yield superlink
+            finally:
+                _end_all(home)
 
 
 def _environment(home: Path, ray_folder: Path) -> dict[str, str]:
@@ -215,40 +228,34 @@ def _stream(superlink: _SuperLink, num_sites: int, echo: Callable[[str], None]) 
     """Submits the run and follows its log to the end; returns Flower's id of the run."""
     folder = superlink.folder
     command = ["flwr", "run", str(folder / "app"), "own", "--stream"]
-    command += ["--run-config", str(folder / "run.toml")]
-    size = f"num-supernodes={num_sites} client-resources-num-cpus=1"
-    command += ["--federation-config", size]
+    command += ["--run-config", str(folder / "run.toml"), "--federation-config"]
+    command += [f"num-supernodes={num_sites} client-resources-num-cpus=1"]
     run_id, last = None, ""
-    process = superlink.start(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder / "empty"
-    )
-    assert process.stdout is not None  # a pipe, as asked
-    with process.stdout, (folder / "run.log").open("w", encoding="utf-8") as log:
-        for raw in process.stdout:
+    with (
+        superlink.started(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process,
+        (folder / "run.log").open("w", encoding="utf-8") as log,
+    ):
+        for raw in process.stdout or ():
             line = raw.decode(errors="replace").rstrip()
             log.write(line + "\n")
+            found = _RUN_STARTED.search(line)
+            run_id = int(found[1]) if found and run_id is None else run_id
             last = line or last
-            started = _RUN_STARTED.search(line) if run_id is None else None
-            run_id = int(started[1]) if started else run_id
             echo(line)
-    if process.wait() != 0 or run_id is None:
+        exit_code = process.wait()
+    if exit_code != 0 or run_id is None:
         raise RunError(
-            f"Expected `flwr run` to start the run, found exit code {process.returncode}: {last} "
+            f"Expected `flwr run` to start the run, found exit code {exit_code}: {last} "
             f"Its output is in {folder / 'run.log'}."
         )
     return run_id
 
 
 def _status(superlink: _SuperLink, run_id: int) -> tuple[str, str]:
-    """The status of a run and what Flower says of it: `flwr run` itself ends with 0 in any case."""
+    """The status of a run, and what Flower says of it: `flwr run` ends with 0 in any case."""
     command = ["flwr", "list", "own", "--run-id", str(run_id), "--format", "json"]
-    process = superlink.start(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=superlink.folder / "empty",
-    )
-    output = process.communicate()[0]
+    with superlink.started(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        output = process.communicate()[0]
     try:
         run = json.loads(output)["runs"][0]
         return str(run["status"]), str(run["status-details"])
@@ -260,14 +267,20 @@ def _end_all(home: Path) -> None:
     """Ends every process that was started with our FLWR_HOME, wherever its parents are.
 
     The SuperLink starts others in sessions of their own, and Ray detaches its servers; what they
-    all inherit is the environment, and no other process can have this folder in it.
+    all inherit is the environment, and no other process can have this folder in it. (Without
+    /proc, the SuperLink is ended by its caller, and Flower's helpers watch their parents.)
     """
-    deadline = time.monotonic() + _END_TIMEOUT_S
-    kind = signal.SIGTERM
-    while (pids := _processes(home)) and time.monotonic() < deadline:
+    started = time.monotonic()
+    told: set[int] = set()
+    while pids := _processes(home):
+        is_patient = time.monotonic() < started + _GRACE_S
         for pid in pids:
             with suppress(ProcessLookupError):
-                os.kill(pid, kind)
+                if not is_patient:
+                    os.kill(pid, signal.SIGKILL)
+                elif pid not in told:
+                    os.kill(pid, signal.SIGTERM)
+                    told.add(pid)
         time.sleep(_POLL_S)
 
 

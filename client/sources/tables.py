@@ -28,8 +28,10 @@ def read_table(path: Path) -> tuple[pd.DataFrame | None, list[Finding]]:
     if not path.is_file():
         return None, [error(where, "a table", "no file", "Add it, or name it in site.toml.")]
     try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, na_values=_MISSING, skipinitialspace=True
+        # The header is read as a row like any other: pandas would rename a repeated column, and
+        # take surplus cells as an index, which shifts every column by one, both silently.
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True
         )
     except pd.errors.EmptyDataError:
         return None, [error(where, "a header and rows", "an empty file", "Export it again.")]
@@ -39,13 +41,17 @@ def read_table(path: Path) -> tuple[pd.DataFrame | None, list[Finding]]:
         # The parser's own text may quote the file, so only its class is told.
         found = f"what the CSV parser refuses ({type(fault).__name__})"
         return None, [error(where, "rows of equal length", found, "Export it again as CSV.")]
-    if not isinstance(table.index, pd.RangeIndex):
-        # pandas takes surplus cells as an index and shifts every column by one, silently.
-        found = "rows with more cells than the header"
-        return None, [error(where, "rows of equal length", found, "Export it again as CSV.")]
-    if len(table) == 0:
+    cells = cells.apply(lambda column: column.str.strip())
+    header = cells.iloc[0].fillna("")
+    num_repeated = int(header[header != ""].duplicated().sum())
+    if num_repeated:
+        # Counted and not named: without a header, these are the values of the first patient.
+        found = f"{num_repeated} names that repeat another"
+        return None, [error(where, "a header of different names", found, "Rename them.")]
+    if len(cells) == 1:
         return None, [error(where, "one patient or more", "0 rows", "Export it again.")]
-    return table.apply(lambda column: column.str.strip()).replace("", pd.NA), []
+    table = cells.iloc[1:].reset_index(drop=True).replace(_MISSING, pd.NA)
+    return table.set_axis(header.tolist(), axis=1), []
 
 
 def read_tabular(

@@ -55,14 +55,14 @@ def labs(csv: Path, content: str) -> tuple[dict, list[Finding]]:
         (b"patient_id,a\n1,2,3\n2,3,4\n", "parser refuses"),
         (b"patient_id,a\n1,2,\n2,3,\n", "parser refuses"),
         (b'patient_id,a\n1,"open\n2,3\n', "parser refuses"),
-        (b"patient_id,a,a\n1,2,3\n", "a,"),
+        (b"patient_id,a,a\n1,2,3\n", "1 names that repeat another"),
     ],
 )
 def test_what_is_no_table_is_one_error_that_says_why(csv: Path, content: bytes, found: str) -> None:
     table, findings = table_of(csv, content)
     assert table is None
     assert [f.severity for f in findings] == ["error"]
-    assert found in f"{findings[0].found},"
+    assert found in findings[0].found
     assert findings[0].where == "patients.csv"
 
 
@@ -197,7 +197,7 @@ def test_a_granularity_without_any_column_is_a_warning_and_present_for_nobody(cs
 
 
 @settings(max_examples=300, deadline=None)
-@given(content=st.binary(max_size=200) | st.text(',\n"\'1a.- \r\x00', max_size=60).map(str.encode))
+@given(content=st.binary(max_size=200) | st.text(",\n\"'1a.- \r\x00", max_size=60).map(str.encode))
 def test_no_bytes_at_all_make_the_reader_raise(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:

@@ -1,0 +1,350 @@
+"""The command line as its users meet it: what they type, what they read, the exit code."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from common.study import Study
+from common.study_file import load_study, study_from_toml
+from simulations.cli import main
+from simulations.cohort import SiteEffects, write_cohort
+
+TINY = """
+[study]
+name = "tiny"
+[outcome]
+column = "event"
+kind = "binary"
+classes = ["no", "yes"]
+[granularities.labs]
+kind = "tabular"
+hidden = [4]
+[granularities.labs.features]
+age_years = { kind = "numeric", unit = "years", range = [18, 100] }
+sex = { kind = "categorical", categories = ["female", "male"] }
+[granularities.lifestyle]
+kind = "tabular"
+hidden = [4]
+[granularities.lifestyle.features]
+steps_per_day = { kind = "numeric", unit = "steps/day", range = [0, 40000] }
+[model]
+width = 4
+[training]
+rounds = 2
+local_epochs = 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def type_command(*words: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["wardround", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        code = stop.value.code
+        return Outcome(code=code if isinstance(code, int) else 0, out=printed.out, err=printed.err)
+
+    return type_command
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def study() -> Study:
+    return study_from_toml(TINY)
+
+
+@pytest.fixture
+def sites(tmp_path: Path, study: Study) -> Path:
+    effects = [SiteEffects(name=name, num_patients=80) for name in ("ada", "bea", "cy")]
+    write_cohort(study, effects, tmp_path / "sites", seed=0)
+    return tmp_path / "sites"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_simulate_trains_and_names_report_results_and_model(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    outcome = run("simulate", study_file, "--sites", sites, "--out", out)
+    assert outcome.code == 0
+    for name in ("report.md", "results.json", "model.safetensors"):
+        assert name in outcome.out
+        assert (out / name).is_file()
+    results = json.loads((out / "results.json").read_text())
+    assert results["status"] == "finished"
+    assert [entry["round"] for entry in results["rounds"]] == [0, 1, 2]
+    assert set(results["rounds"][-1]["sites"]) == {"ada", "bea", "cy"}
+
+
+def test_simulate_prints_results_as_json_and_nothing_else_on_stdout(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    outcome = run(
+        "simulate", study_file, "--sites", sites, "--out", tmp_path / "run", "--json", "--rounds", 1
+    )
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["num_rounds"] == 1
+
+
+def test_simulate_without_sites_simulates_hospitals(
+    run: Run, study_file: Path, tmp_path: Path
+) -> None:
+    outcome = run("simulate", study_file, "--num-sites", 3, "--rounds", 1, "--out", tmp_path / "r")
+    assert outcome.code == 0
+    assert len(list((tmp_path / "r" / "hospitals").glob("*/site.toml"))) == 3
+
+
+def test_an_override_makes_another_effective_study(
+    run: Run, study_file: Path, study: Study, sites: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run(
+        "simulate", study_file, "--sites", sites, "--out", out, "--strategy", "fedadam", "--seed", 3
+    )
+    effective = load_study(out / "study.toml")
+    assert (effective.strategy.name, effective.training.seed) == ("fedadam", 3)
+    results = json.loads((out / "results.json").read_text())
+    assert results["study_hash"] == effective.hash != study.hash
+
+
+def test_simulate_refuses_an_occupied_folder_and_changes_nothing_in_it(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run("simulate", study_file, "--sites", sites, "--out", out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    outcome = run("simulate", study_file, "--out", out)
+    assert outcome.code == 1
+    assert "--resume" in outcome.err
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run("simulate", study_file, "--sites", sites, "--out", out)
+    model = (out / "model.safetensors").read_bytes()
+    outcome = run("simulate", study_file, "--sites", sites, "--out", out, "--resume")
+    assert outcome.code == 0
+    assert (out / "model.safetensors").read_bytes() == model
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("rounds = 2", "rounds = 0", "training.rounds"),
+        ("rounds = 2", "rounds = 2\nlocal_steps = 3", "exactly one of local_epochs"),
+        ("rounds = 2", "rounds = 2\nbatchsize = 3", "training.batchsize: unknown key"),
+        ("width = 4", "width = 4\nnum_heads = 3", "num_heads divides"),
+        ("range = [18, 100]", "range = [100, 18]", "low < high"),
+        ('classes = ["no", "yes"]', 'classes = ["no"]', "expected 2 different"),
+        ("[training]", "[training", "TOML"),
+        ("age_years =", "steps_per_day =", "named once"),
+    ],
+)
+def test_a_malformed_study_is_one_clear_error_and_writes_nothing(
+    run: Run, study_file: Path, tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    edit(study_file, old, new)
+    outcome = run("simulate", study_file, "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert expected in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_study_name_lists_those_that_are_shipped(run: Run) -> None:
+    outcome = run("simulate", "demmo")
+    assert outcome.code == 1
+    assert "demo, heart-disease" in outcome.err
+
+
+def test_a_wrong_strategy_names_those_there_are(run: Run, study_file: Path) -> None:
+    outcome = run("simulate", study_file, "--strategy", "fedsgd")
+    assert outcome.code == 1
+    assert "fedyogi" in outcome.err
+
+
+def test_a_folder_without_sites_says_what_is_expected(
+    run: Run, study_file: Path, tmp_path: Path
+) -> None:
+    outcome = run("simulate", study_file, "--sites", tmp_path, "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert "site.toml" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_simulate_names_the_faults_of_all_sites_before_it_starts(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    edit(sites / "ada" / "site.toml", "[policy]", "[polizei]")
+    edit(sites / "cy" / "patients.csv", "cy-00002", "cy-00001")
+    outcome = run("simulate", study_file, "--sites", sites, "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert "ada: " in outcome.err
+    assert "polizei: unknown key" in outcome.err
+    assert "cy: Expected every patient once, found 1 rows that repeat an id" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_site_below_its_minimum_is_absent_and_shown(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    edit(sites / "bea" / "site.toml", "min_patients = 20", "min_patients = 2000")
+    out = tmp_path / "run"
+    outcome = run("simulate", study_file, "--sites", sites, "--out", out)
+    assert outcome.code == 0
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["sites"]) == {"ada", "cy"}
+    assert [a["reason"] for a in results["absent"]] == ["too_few_patients"]
+    assert "too_few_patients" in (out / "report.md").read_text()
+
+
+def test_too_few_sites_end_the_run_with_a_sentence(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    for name in ("ada", "bea"):
+        edit(sites / name / "site.toml", "min_patients = 20", "min_patients = 2000")
+    outcome = run("simulate", study_file, "--sites", sites, "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert "at least 2 sites" in outcome.err
+
+
+def test_check_site_is_content_with_a_good_folder(run: Run, study_file: Path, sites: Path) -> None:
+    outcome = run("check-site", sites / "ada", "--study", study_file)
+    assert outcome.code == 0
+    assert "ada can take part" in outcome.out
+
+
+def test_check_site_tells_every_fault_in_one_pass_without_a_value(
+    run: Run, study_file: Path, sites: Path
+) -> None:
+    table = sites / "ada" / "patients.csv"
+    lines = table.read_text().splitlines()
+    header = lines[0].split(",")
+    for row, (column, value) in enumerate(
+        [("age_years", "SECRETAGE"), ("age_years", "inf"), ("event", "SECRETEVENT")], start=1
+    ):
+        cells = lines[row].split(",")
+        cells[header.index(column)] = value
+        lines[row] = ",".join(cells)
+    lines.append(lines[-1])
+    table.write_text("\n".join(lines) + "\n")
+    outcome = run("check-site", sites / "ada", "--study", study_file)
+    assert outcome.code == 1
+    for expected in (
+        "found 1 cells of text (patients.csv, column age_years)",
+        "found 1 infinite values (patients.csv, column age_years)",
+        "found 1 other values (patients.csv, column event)",
+        "found 1 rows that repeat an id (patients.csv, column patient_id)",
+    ):
+        assert expected in outcome.out
+    assert "SECRET" not in outcome.out + outcome.err
+
+
+def test_check_site_speaks_json(run: Run, study_file: Path, sites: Path) -> None:
+    edit(sites / "ada" / "site.toml", "min_patients = 20", "min_patients = 2000")
+    outcome = run("check-site", sites / "ada", "--study", study_file, "--json")
+    assert outcome.code == 1
+    check = json.loads(outcome.out)
+    assert check["usable"] is False
+    assert check["findings"][0]["severity"] == "error"
+
+
+def test_check_site_without_a_policy_says_so(run: Run, study_file: Path, sites: Path) -> None:
+    path = sites / "ada" / "site.toml"
+    path.write_text(path.read_text().split("[policy]")[0])
+    outcome = run("check-site", sites / "ada", "--study", study_file)
+    assert outcome.code == 1
+    assert "policy: required and missing" in outcome.err
+
+
+def test_init_site_writes_a_folder_that_check_site_can_read(
+    run: Run, study_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "St. Mary's"
+    assert run("init-site", folder, "--study", study_file).code == 0
+    outcome = run("check-site", folder, "--study", study_file)
+    assert outcome.code == 1
+    assert "found 0 rows" in outcome.out
+    header = (folder / "patients.csv").read_text().strip()
+    assert header == "patient_id,event,age_years,sex,steps_per_day"
+
+
+def test_init_site_never_overwrites(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text("mine")
+    outcome = run("init-site", tmp_path)
+    assert outcome.code == 1
+    assert (tmp_path / "site.toml").read_text() == "mine"
+
+
+def test_report_is_written_again_from_the_journal_alone(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run("simulate", study_file, "--sites", sites, "--out", out)
+    written = {name: (out / name).read_bytes() for name in ("results.json", "report.md")}
+    for path in out.iterdir():
+        if path.name != "journal.jsonl" and path.is_file():
+            path.unlink()
+    outcome = run("report", out)
+    assert outcome.code == 0
+    assert {name: (out / name).read_bytes() for name in written} == written
+
+
+def test_report_of_a_folder_without_a_run_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    outcome = run("report", tmp_path)
+    assert outcome.code == 1
+    assert "Expected a journal" in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_arms_compares_all_arms_with_and_without_a_granularity(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "arms"
+    words = ["arms", study_file, "--sites", sites, "--seeds", 2, "--jobs", 1, "--out", out]
+    outcome = run(*words, "--without", "lifestyle")
+    assert outcome.code == 0
+    for arm in ("local only", "federated", "pooled", "logistic regression, pooled"):
+        assert f"| {arm}, all granularities |" in outcome.out
+        assert f"| {arm}, without lifestyle |" in outcome.out
+    assert (out / "arms.csv").read_text().startswith("arm,variant,seed,scope,metric,value\n")
+
+
+def test_studies_lists_and_prints_what_is_shipped(run: Run) -> None:
+    assert "heart-disease-flamby" in run("studies").out
+    printed = run("studies", "demo").out
+    assert study_from_toml(printed).hash == load_study("demo").hash
+
+
+def test_help_names_every_command(run: Run) -> None:
+    outcome = run("--help")
+    for command in ("simulate", "data", "check-site", "init-site", "arms", "report", "bench"):
+        assert command in outcome.out

@@ -1,0 +1,149 @@
+"""What many unit tests start from: a small study, batches of patients, tasks and replies."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from common.arrays import Arrays, Block, Manifest, size_of
+from common.metrics import EvaluationSums, sums_of
+from common.models.contract import Batch
+from common.study import Study
+from common.wire import Reply, Task, TaskKind
+
+HASH = "0" * 64
+NUM_CODES = {"sex": 2, "smoker": 3}
+
+
+def study_table() -> dict[str, Any]:
+    """A study as a TOML table: three granularities, one mixed, one of numbers, one of categories.
+
+    A new one at each call, so that a test may spoil it.
+    """
+    return {
+        "study": {"name": "small", "title": "A small study"},
+        "outcome": {"column": "event", "kind": "binary", "classes": ["no", "yes"]},
+        "granularities": {
+            "labs": {
+                "kind": "tabular",
+                "hidden": [4],
+                "features": {
+                    "age_years": {"kind": "numeric", "unit": "years", "range": [0, 100]},
+                    "glucose": {"kind": "numeric", "unit": "mmol/l", "range": [1, 31]},
+                    "sex": {"kind": "categorical", "categories": ["female", "male"]},
+                },
+            },
+            "vitals": {
+                "kind": "tabular",
+                "hidden": [],
+                "features": {
+                    "heart_rate_bpm": {"kind": "numeric", "unit": "bpm", "range": [20, 220]},
+                },
+            },
+            "lifestyle": {
+                "kind": "tabular",
+                "hidden": [3],
+                "features": {
+                    "smoker": {"kind": "categorical", "categories": ["never", "former", "now"]},
+                },
+            },
+        },
+        "model": {"width": 4, "num_heads": 2},
+        "training": {"rounds": 3, "local_epochs": 1, "batch_size": 8},
+    }
+
+
+def study_of(**sections: Mapping[str, Any]) -> Study:
+    """The small study with fields of some sections replaced: `study_of(model={"width": 8})`."""
+    table = study_table()
+    for section, fields in sections.items():
+        table[section] = {**table.get(section, {}), **fields}
+    return Study.model_validate(table)
+
+
+MULTICLASS = {"kind": "multiclass", "classes": ["mild", "severe", "critical"]}
+
+
+def batch_of(study: Study, num_patients: int, seed: int = 0) -> Batch:
+    """A batch of random patients of a study, about a third of everything missing."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    batch = {}
+    for name, granularity in study.granularities.items():
+        present_B = uniform(num_patients) < 0.7
+        low = torch.tensor([f.range[0] for f in granularity.numeric.values()])
+        high = torch.tensor([f.range[1] for f in granularity.numeric.values()])
+        numeric_BF = low + (high - low) * uniform(num_patients, len(granularity.numeric))
+        sizes = torch.tensor([1 + len(f.categories) for f in granularity.categorical.values()])
+        codes_BK = (uniform(num_patients, len(granularity.categorical)) * sizes).long()
+        batch[name] = {
+            "present_B": present_B,
+            "numeric_BF": numeric_BF,
+            "observed_BF": (uniform(*numeric_BF.shape) < 0.7) & present_B.unsqueeze(1),
+            "codes_BK": torch.where(present_B.unsqueeze(1), codes_BK, 0),
+        }
+    return batch
+
+
+def evaluation(num_patients: int, study: Study, seed: int = 0) -> EvaluationSums:
+    """The sums of random predictions."""
+    rng = np.random.default_rng(seed)
+    scores_BC = rng.dirichlet(np.ones(study.num_classes), num_patients)
+    labels_B = rng.integers(study.num_classes, size=num_patients)
+    return sums_of(scores_BC, labels_B, score_bins=study.evaluation.score_bins)
+
+
+names = st.text(st.characters(codec="utf-8"), max_size=20)
+shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    """Manifests of up to five blocks, sizes of zero among them."""
+    unique = draw(st.lists(names, max_size=5, unique=True))
+    return tuple(Block(name=name, shape=draw(shapes)) for name in unique)
+
+
+@st.composite
+def arrays(
+    draw: st.DrawFn, dtypes: Sequence[type[np.floating]] = (np.float32, np.float64)
+) -> Arrays:
+    """Arrays with any bits, NaN and infinity among them."""
+    manifest = draw(manifests())
+    dtype = draw(st.sampled_from(dtypes))
+    size = size_of(manifest) * np.dtype(dtype).itemsize
+    return Arrays(
+        manifest=manifest, flat=np.frombuffer(draw(st.binary(min_size=size, max_size=size)), dtype)
+    )
+
+
+_headers = {
+    "kind": st.sampled_from(TaskKind),
+    "run_id": names,
+    "round": st.integers(0, 2**63 - 1),
+    "nonce": names,
+}
+
+
+def tasks() -> st.SearchStrategy[Task]:
+    """Any task that can be written down."""
+    return st.builds(Task, **_headers, study_hash=names, code=names, arrays=st.none() | arrays())
+
+
+def replies() -> st.SearchStrategy[Reply]:
+    """Any reply that can be written down."""
+    finite = st.floats(allow_nan=False)
+    return st.builds(
+        Reply,
+        **_headers,
+        site=names,
+        status=names,
+        arrays=st.none() | arrays(),
+        counts=st.dictionaries(names, st.integers(0, 2**63 - 1), max_size=4),
+        metrics=st.dictionaries(names, st.lists(finite, max_size=4).map(tuple), max_size=4),
+    )

@@ -1,0 +1,69 @@
+"""Reading TOML against a schema: one error, of the right class, with every fault and its key."""
+
+from pathlib import Path
+
+import pytest
+
+from common.contract import Section, read_toml, validate
+from common.errors import SiteConfigError, StudyError, WardroundError
+
+
+class Inner(Section):
+    depth_m: int
+
+
+class Schema(Section):
+    name: str
+    inner: Inner
+
+
+def _write(folder: Path, content: bytes) -> Path:
+    path = folder / "some.toml"
+    path.write_bytes(content)
+    return path
+
+
+def test_a_good_file_is_read(tmp_path: Path) -> None:
+    path = _write(tmp_path, 'name = "Zürich"\n[inner]\ndepth_m = 3\n'.encode())
+    assert read_toml(path, Schema, StudyError) == Schema(name="Zürich", inner=Inner(depth_m=3))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    with pytest.raises(StudyError, match=f"Expected a file at {path}, found none"):
+        read_toml(path, Schema, StudyError)
+
+
+def test_a_folder_instead_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"readable UTF-8 file at .*, found IsADirectoryError"):
+        read_toml(tmp_path, Schema, StudyError)
+
+
+def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path, 'name = "Zürich"'.encode("latin-1"))
+    with pytest.raises(StudyError, match="found UnicodeDecodeError"):
+        read_toml(path, Schema, StudyError)
+
+
+def test_what_is_not_toml_is_told_with_its_line(tmp_path: Path) -> None:
+    path = _write(tmp_path, b'name = "a"\nname = "b"\n')
+    with pytest.raises(StudyError, match=r"Expected TOML in .*some.toml, found: .*line 2"):
+        read_toml(path, Schema, StudyError)
+
+
+def test_all_faults_of_a_file_are_in_one_error_with_their_keys(tmp_path: Path) -> None:
+    path = _write(tmp_path, b"colour = 1\n[inner]\ndepth_m = 'x'\n")
+    with pytest.raises(StudyError) as caught:
+        read_toml(path, Schema, StudyError)
+    assert str(caught.value) == (
+        f"Found 3 faults in {path}:\n"
+        "  name: required and missing. Add it.\n"
+        "  inner.depth_m: Input should be a valid integer, unable to parse string as an integer.\n"
+        "  colour: unknown key. Remove it, or check its spelling."
+    )
+
+
+@pytest.mark.parametrize("error", [StudyError, SiteConfigError])
+def test_the_error_is_of_the_class_that_the_caller_names(error: type[WardroundError]) -> None:
+    with pytest.raises(error, match="Found 1 fault in here"):
+        validate({"name": "a"}, Schema, error, where="here")

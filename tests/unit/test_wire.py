@@ -1,0 +1,241 @@
+"""Tasks and replies on the wire: what goes in comes out, and nothing else comes in."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from hypothesis import given
+
+from common import wire
+from common.arrays import Arrays
+from common.errors import MessageError
+from common.wire import Reply, Task, TaskKind
+from tests.unit.builders import HASH, arrays, replies, tasks
+
+ARRAYS = Arrays.pack({"a": np.arange(6.0).reshape(2, 3), "b": np.ones(())})
+TASK = Task(
+    kind=TaskKind.TRAIN, run_id="r", round=2, nonce="n", study_hash=HASH, code="c", arrays=ARRAYS
+)
+REPLY = Reply(
+    kind=TaskKind.TRAIN,
+    run_id="r",
+    round=2,
+    nonce="n",
+    site="north",
+    arrays=ARRAYS,
+    counts={"patients": 12, "labs": 3},
+    metrics={"loss_sum": (0.5,), "confusion": (1.0, 2.0, 3.0, 4.0)},
+)
+
+
+@given(tasks())
+def test_a_task_survives_records_and_bytes(task: Task) -> None:
+    records = wire.records_from_bytes(wire.records_to_bytes(wire.task_to_records(task)))
+    assert wire.task_from_records(records) == task
+
+
+@given(replies())
+def test_a_reply_survives_records_and_bytes(reply: Reply) -> None:
+    records = wire.records_from_bytes(wire.records_to_bytes(wire.reply_to_records(reply)))
+    assert wire.reply_from_records(records) == reply
+
+
+@given(arrays(dtypes=[np.float32]))
+def test_arrays_survive_the_form_that_strategies_hold(whole: Arrays) -> None:
+    assert wire.arrays_from_record(wire.arrays_to_record(whole)) == whole
+
+
+def test_big_endian_arrays_are_sent_as_the_numbers_that_they_are() -> None:
+    swapped = Arrays(manifest=ARRAYS.manifest, flat=ARRAYS.flat.astype(">f4"))
+    records = wire.task_to_records(Task(**{**vars(TASK), "arrays": swapped}))
+    received = wire.task_from_records(records).arrays
+    assert received is not None
+    np.testing.assert_array_equal(received.flat, ARRAYS.flat)
+
+
+def test_received_arrays_cannot_be_written_to() -> None:
+    received = wire.task_from_records(wire.task_to_records(TASK)).arrays
+    assert received is not None
+    with pytest.raises(ValueError, match="read-only"):
+        received.flat[0] = 1.0
+
+
+def test_bytes_are_counted_by_hand() -> None:
+    # Header: schema and round 8 each; kind "train" 5, run_id 1, nonce 1, site "north" 5, status
+    # "ok" 2, manifest [["a", 2, 3], ["b"]] 20. Arrays: 7 float32, 28. Counts 2 · 8, metrics 5 · 8.
+    assert wire.num_bytes(wire.reply_to_records(REPLY)) == 16 + 34 + 28 + 16 + 40
+
+
+def _flat(
+    *,
+    dtype: str = "float32",
+    shape: tuple[int, ...] = (7,),
+    stype: str = "wardround.flat",
+    data: bytes = ARRAYS.flat.tobytes(),
+) -> ArrayRecord:
+    return ArrayRecord({"flat": Array(dtype=dtype, shape=shape, stype=stype, data=data)})
+
+
+def _header(**changes: Any) -> ConfigRecord:
+    header = dict(wire.reply_to_records(REPLY).config_records["header"])
+    header.update(changes)
+    return ConfigRecord({key: value for key, value in header.items() if value is not None})
+
+
+def _manifest(rows: Any) -> ConfigRecord:
+    return _header(manifest=json.dumps(rows))
+
+
+MALFORMED: dict[str, tuple[str, Any]] = {
+    "an extra record of metrics": ("more", MetricRecord({"a": 1})),
+    "an extra record of arrays": ("more", _flat()),
+    "an extra record of configuration": ("more", ConfigRecord({"a": "b"})),
+    "a header that holds metrics": ("header", MetricRecord({"round": 1})),
+    "a header that holds arrays": ("header", _flat()),
+    "no header": ("header", None),
+    "an extra header key": ("header", _header(more="x")),
+    "a missing header key": ("header", _header(nonce=None)),
+    "another schema": ("header", _header(schema=2)),
+    "a schema that is text": ("header", _header(schema="1")),
+    "an unknown kind": ("header", _header(kind="attack")),
+    "a kind that is a number": ("header", _header(kind=1)),
+    "a round below 0": ("header", _header(round=-1)),
+    "a round that is a fraction": ("header", _header(round=1.0)),
+    "a round that is true": ("header", _header(round=True)),
+    "a run id that is bytes": ("header", _header(run_id=b"r")),
+    "a site that is a list": ("header", _header(site=["north"])),
+    "arrays without a manifest": ("header", _header(manifest=None)),
+    "a manifest without arrays": ("arrays", None),
+    "a manifest that is bytes": ("header", _header(manifest=b"[]")),
+    "a manifest that is not JSON": ("header", _header(manifest="{")),
+    "a manifest that nests deeply": ("header", _header(manifest="[" * 100_000)),
+    "a manifest with a number of 5000 digits": ("header", _header(manifest="[1" + "0" * 5000)),
+    "a manifest that is an object": ("header", _manifest({"a": [2, 3]})),
+    "a manifest row that is a name": ("header", _manifest(["a"])),
+    "an empty manifest row": ("header", _manifest([[]])),
+    "a block whose name is a number": ("header", _manifest([[1, 7]])),
+    "a size that is negative": ("header", _manifest([["a", -1, -7]])),
+    "a size that is a fraction": ("header", _manifest([["a", 7.0]])),
+    "a size that is true": ("header", _manifest([["a", 7], ["b", True]])),
+    "a size that is null": ("header", _manifest([["a", None]])),
+    "a size of 2^31": ("header", _manifest([["a", 0, 2**31]])),
+    "a block of nine dimensions": ("header", _manifest([["a", 7, *[1] * 8]])),
+    "a repeated name": ("header", _manifest([["a", 3], ["a", 4]])),
+    "a manifest of too few elements": ("header", _manifest([["a", 6]])),
+    "a manifest of too many elements": ("header", _manifest([["a", 8]])),
+    "a manifest of 100 001 blocks": ("header", _manifest([[str(i), 0] for i in range(100_001)])),
+    "arrays that are metrics": ("arrays", MetricRecord({"flat": 1.0})),
+    "two arrays": ("arrays", ArrayRecord({**_flat(), "more": _flat()["flat"]})),
+    "no array in the record": ("arrays", ArrayRecord()),
+    "an array of another name": ("arrays", ArrayRecord({"round": _flat()["flat"]})),
+    "an array of Flower's own kind": ("arrays", _flat(stype="numpy.ndarray")),
+    "a pickle": ("arrays", _flat(dtype="object", data=b"cos\nsystem\n(S'true'\ntR.")),
+    "strings": ("arrays", _flat(dtype="<U1")),
+    "half precision": ("arrays", _flat(dtype="float16")),
+    "integers": ("arrays", _flat(dtype="int32")),
+    "an unknown type": ("arrays", _flat(dtype="float33")),
+    "a matrix": ("arrays", _flat(shape=(7, 1))),
+    "a shape of too few": ("arrays", _flat(shape=(6,))),
+    "a negative shape": ("arrays", _flat(shape=(-7,))),
+    "no shape": ("arrays", _flat(shape=())),
+    "trailing bytes": ("arrays", _flat(data=ARRAYS.flat.tobytes() + b"secret")),
+    "missing bytes": ("arrays", _flat(data=ARRAYS.flat.tobytes()[:-1])),
+    "the bytes of another type": ("arrays", _flat(dtype="float64")),
+    "counts that are fractions": ("counts", MetricRecord({"patients": 12.5})),
+    "counts that are lists": ("counts", MetricRecord({"patients": [12]})),
+    "counts that are configuration": ("counts", ConfigRecord({"patients": 12})),
+    "a metric that is no list": ("metrics", MetricRecord({"loss_sum": 0.5})),
+    "metrics that are configuration": ("metrics", ConfigRecord({"loss_sum": [0.5]})),
+}
+
+
+@pytest.mark.parametrize("spoil", MALFORMED.values(), ids=MALFORMED.keys())
+def test_anything_that_is_not_exactly_a_reply_is_refused(spoil: tuple[str, Any]) -> None:
+    key, record = spoil
+    records = wire.reply_to_records(REPLY)
+    records.pop(key, None)
+    if record is not None:
+        records[key] = record
+    with pytest.raises(MessageError, match="Expected"):
+        wire.reply_from_records(records)
+
+
+def test_a_reply_is_not_a_task_nor_a_task_a_reply() -> None:
+    with pytest.raises(MessageError):
+        wire.task_from_records(wire.reply_to_records(REPLY))
+    with pytest.raises(MessageError):
+        wire.reply_from_records(wire.task_to_records(TASK))
+
+
+@pytest.mark.parametrize("key", ["counts", "metrics"])
+def test_a_task_with_counts_or_metrics_is_refused(key: str) -> None:
+    records = wire.task_to_records(TASK)
+    records[key] = wire.reply_to_records(REPLY)[key]
+    with pytest.raises(MessageError, match="without counts and metrics"):
+        wire.task_from_records(records)
+
+
+def test_bytes_that_are_not_protobuf_are_refused() -> None:
+    with pytest.raises(MessageError, match="DecodeError"):
+        wire.records_from_bytes(b"\xff\xff\xff")
+
+
+def test_bytes_with_a_field_that_nobody_knows_are_refused() -> None:
+    # Field 99 of the outermost message, five bytes long: protobuf alone would drop it in silence.
+    trailing = b"\x9a\x06\x05guess"
+    assert ProtoRecordDict.FromString(trailing) is not None
+    with pytest.raises(MessageError, match="known fields"):
+        wire.records_from_bytes(wire.records_to_bytes(wire.reply_to_records(REPLY)) + trailing)
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        (wire.task_to_records(TASK), wire.task_from_records),
+        (wire.reply_to_records(REPLY), wire.reply_from_records),
+    ],
+    ids=["task", "reply"],
+)
+def test_damaged_bytes_are_refused_or_mean_something_valid(
+    content: RecordDict, read: Callable[[RecordDict], Task | Reply]
+) -> None:
+    rng = random.Random(2026)
+    whole = wire.records_to_bytes(content)
+    num_refused = 0
+    for _ in range(2500):
+        try:
+            value = read(wire.records_from_bytes(_mutant(whole, rng)))
+        except MessageError:
+            num_refused += 1
+        else:
+            assert value.round >= 0
+            assert value.arrays is None or value.arrays.unpack() is not None
+    assert 1000 < num_refused < 2500
+
+
+def _mutant(whole: bytes, rng: random.Random) -> bytes:
+    data = bytearray(whole)
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randrange(len(data))
+        match rng.randrange(4):
+            case 0:
+                data[place] = rng.randrange(256)
+            case 1:
+                data[place] ^= 1 << rng.randrange(8)
+            case 2:
+                del data[place : place + rng.randint(1, 4)]
+            case 3:
+                data[place:place] = rng.randbytes(rng.randint(1, 4))
+    return bytes(data) or whole
+
+
+def test_a_connector_imports_the_wire_without_torch() -> None:
+    code = "import sys, common.wire; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
