@@ -4,6 +4,7 @@ Each rule is one small function. A reply that breaks a rule which honest code ca
 blocked; counts of small groups are withheld, and large updates scaled, by the policy.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,10 @@ from common.models.patient_model import SHARED, block_owner
 from common.study import Study
 from common.wire import OK, Reply, TaskKind
 
+logger = logging.getLogger(__name__)
+
 SECONDS = ("seconds_training", "seconds_evaluation")
+_DTYPES = {TaskKind.TRAIN: np.dtype(np.float32), TaskKind.ENROL: np.dtype(np.float64)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +49,12 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
     """The reply as it may leave: checked, small groups withheld, the update's norm bounded.
 
     Guarantees:
-        - Only declared counts, statistics and arrays leave, in their declared shapes, finite.
+        - Only declared counts, statistics and arrays leave, in their declared shapes and types,
+          finite.
         - A refusal carries a code and nothing else.
         - A count of 1 to `smallest_group` - 1 leaves as 0, and the update of that granularity's
-          encoder as zeros; statistics over so few held-out patients do not leave.
+          encoder as zeros; so do the moments of a feature that so few patients have. Statistics
+          over so few held-out patients do not leave.
         - The L2 norm of an update is at most `max_update_norm`.
 
     Raises:
@@ -59,6 +65,8 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
     _only_declared_arrays(reply, declared)
     _only_declared_counts(reply, declared)
     _only_declared_metrics(reply, declared)
+    if reply.kind is TaskKind.ENROL:
+        reply = _withhold_small_moments(reply, policy)
     reply = _withhold_small_counts(reply, policy)
     reply = _withhold_metrics(reply, policy)
     return _bound_norm(reply, policy)
@@ -69,7 +77,11 @@ def _only_declared_arrays(reply: Reply, declared: Declared) -> None:
     found = None if reply.arrays is None else reply.arrays.manifest
     if found != expected:
         _block("arrays that are not those declared for this kind of task")
-    if reply.arrays is not None and not reply.arrays.is_finite():
+    if reply.arrays is None:
+        return
+    if reply.arrays.flat.dtype != _DTYPES[reply.kind]:
+        _block("arrays of another type than declared")
+    if not reply.arrays.is_finite():
         raise Refusal(
             RefusalCode.UPDATE_NOT_FINITE,
             "Expected finite arrays, found NaN or infinity. Lower the learning rate of the study.",
@@ -96,15 +108,26 @@ def _withhold_small_counts(reply: Reply, policy: Policy) -> Reply:
     if not small:
         return reply
     arrays = reply.arrays
-    if arrays is not None:
+    if arrays is not None and reply.kind is TaskKind.TRAIN:
         flat = arrays.flat.copy()
         for block, place in slices_of(arrays.manifest):
-            owner = block.name.split(".")[0] if reply.kind is TaskKind.ENROL else None
-            if (owner or block_owner(block.name)) in small:
+            if block_owner(block.name) in small:
                 flat[place] = 0.0
         arrays = Arrays(manifest=arrays.manifest, flat=flat)
     counts = {name: 0 if name in small else n for name, n in reply.counts.items()}
     return replace(reply, counts=counts, arrays=arrays)
+
+
+def _withhold_small_moments(reply: Reply, policy: Policy) -> Reply:
+    """A feature may be rarer than its granularity, and a sum over one patient is that value."""
+    if reply.arrays is None:
+        return reply
+    named = reply.arrays.unpack()
+    kept = {}
+    for name, values_F in named.items():
+        count_F = named[f"{name.rpartition('.')[0]}.count"]
+        kept[name] = np.where(count_F < policy.smallest_group, 0.0, values_F)
+    return replace(reply, arrays=Arrays.pack(kept, dtype=np.float64))
 
 
 def _withhold_metrics(reply: Reply, policy: Policy) -> Reply:
@@ -124,6 +147,7 @@ def _bound_norm(reply: Reply, policy: Policy) -> Reply:
     norm = norm_of(reply.arrays)
     if norm <= policy.max_update_norm:
         return reply
+    logger.warning("an update was scaled down to the norm that policy.max_update_norm allows")
     # Rounding to float32 may add a part in 10^7, so the target is a little below the bound.
     factor = policy.max_update_norm / norm * (1 - 1e-6)
     flat = (reply.arrays.flat.astype(np.float64) * factor).astype(np.float32)

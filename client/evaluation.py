@@ -18,8 +18,10 @@ _BATCH = 4096
 
 def predict(model: PatientModel, patients: Patients, study: Study) -> NDArray[np.float64]:
     """The probability of each class for each patient, shape (B, C), rows add to 1."""
+    if len(patients) == 0:
+        return np.empty((0, study.num_classes))
     model.eval()
-    parts = [np.empty((0, study.num_classes))]
+    parts = []
     with torch.inference_mode():
         indices = torch.arange(len(patients), device=patients.labels_B.device)
         for index_B in torch.split(indices, _BATCH):

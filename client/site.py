@@ -24,14 +24,14 @@ from client.egress import Declared, norm_of, release
 from client.evaluation import evaluate, predict
 from client.normalise import moments_of
 from client.training import Patients, to_device, train
-from common.arrays import Arrays
+from common.arrays import Arrays, Manifest
 from common.code_version import code_fingerprint
 from common.errors import Refusal, RefusalCode, SiteConfigError
 from common.models.patient_model import (
     PatientModel,
     load_state,
     parameters_of,
-    state_of,
+    state_manifest,
     trainable_manifest,
 )
 from common.normalisation import moments_manifest
@@ -52,6 +52,7 @@ class _Prepared:
 
     study: Study
     model: PatientModel
+    manifest: Manifest
     train: Patients
     test: Patients
     counts: Mapping[str, int]
@@ -153,6 +154,7 @@ class Site:
         return _Prepared(
             study=study,
             model=model,
+            manifest=state_manifest(model),
             train=to_device(cohort.train, self._device),
             test=to_device(cohort.test, self._device),
             counts=cohort.train.counts(),
@@ -177,8 +179,7 @@ class Site:
         self._config.policy.check_study(prepared.study, prepared.counts["patients"])
         if task.kind is TaskKind.ENROL:
             return prepared
-        expected = state_of(prepared.model).manifest
-        if task.arrays is None or task.arrays.manifest != expected:
+        if task.arrays is None or task.arrays.manifest != prepared.manifest:
             raise Refusal(
                 RefusalCode.ARRAYS_MISMATCH,
                 "Expected the arrays of the study's model, found others.",

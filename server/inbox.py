@@ -6,9 +6,10 @@ A site whose reply is not finite, of another shape or of absurd weight is droppe
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
+from math import isfinite
 from math import prod
 
-import numpy as np
 from flwr.app import Message
 
 from common import wire

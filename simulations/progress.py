@@ -56,7 +56,7 @@ class Progress:
         if action is not None:
             action(event)
         if self._live is not None:
-            self._live.update(self._table())
+            self._live.update(self.table())
 
     def _on_start(self, event: Event) -> None:
         study = event["study"]
@@ -107,7 +107,8 @@ class Progress:
         )
         return f"round {self._round}/{self._num_rounds}: {self._num_answers} sites, {numbers}"
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """Each site and its state in the present round."""
         table = Table(title=self._summary(), title_justify="left")
         for column in ("site", "patients", "state", "accuracy", "seconds"):
             table.add_column(column, justify="left" if column in ("site", "state") else "right")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.arrays import Arrays, Block, Manifest
+from common.arrays import Arrays, Block, Manifest, slices_of
 from common.models.contract import Batch, Encoder
 from common.models.fusion import build_fusion
 from common.models.heads import num_logits
@@ -91,7 +91,12 @@ def parameters_of(model: nn.Module) -> Arrays:
 
 def trainable_manifest(model: nn.Module) -> Manifest:
     """Names and shapes of the trainable parameters."""
-    return tuple(Block(name=n, shape=tuple(p.shape)) for n, p in model.named_parameters())
+    return _manifest_of(dict(model.named_parameters()))
+
+
+def state_manifest(model: nn.Module) -> Manifest:
+    """Names and shapes of what `state_of` returns, without copying it."""
+    return _manifest_of(model.state_dict(keep_vars=True))
 
 
 def load_state(model: nn.Module, state: Arrays) -> None:
@@ -100,12 +105,18 @@ def load_state(model: nn.Module, state: Arrays) -> None:
     Raises:
         ValueError: the manifest of `state` is not that of the model.
     """
-    if state.manifest != state_of(model).manifest:
-        raise ValueError("expected the arrays of this model, found others")
     own = model.state_dict(keep_vars=True)
+    if state.manifest != _manifest_of(own):
+        raise ValueError("expected the arrays of this model, found others")
+    # One writable copy: torch cannot view the read-only vector, and it may be float64.
+    flat = torch.from_numpy(state.flat.astype(np.float32))
     with torch.no_grad():
-        for name, value in state.unpack().items():
-            own[name].copy_(torch.from_numpy(value.astype(np.float32)))
+        for value, (_, place) in zip(own.values(), slices_of(state.manifest), strict=True):
+            value.copy_(flat[place].view(value.shape))
+
+
+def _manifest_of(named: Mapping[str, Tensor]) -> Manifest:
+    return tuple(Block(name=name, shape=tuple(value.shape)) for name, value in named.items())
 
 
 def _pack(named: Mapping[str, Tensor]) -> Arrays:

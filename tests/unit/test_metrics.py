@@ -1,5 +1,7 @@
 """Metrics from mergeable sums, against scikit-learn on the patients themselves."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,9 +42,9 @@ def _labelled(score: st.SearchStrategy[float]) -> st.SearchStrategy[list[tuple[f
     )
 
 
-@given(_labelled(st.integers(0, BINS).map(lambda edge: edge / BINS)), st.sampled_from([0.0, 1e-12]))
+@given(_labelled(st.integers(0, BINS).map(lambda edge: edge / BINS)))
 def test_binary_metrics_are_scikit_learns_where_scores_lie_on_edges(
-    patients: list[tuple[float, int]], below: float
+    patients: list[tuple[float, int]],
 ) -> None:
     score_B, labels_B = (np.array(column) for column in zip(*patients, strict=True))
     found = _metrics(_binary(score_B), labels_B)
@@ -127,9 +129,14 @@ def predictions(draw: st.DrawFn) -> tuple[Scores, Labels]:
     return scores_BC, rng.integers(num_classes, size=num_patients)
 
 
+def _numbers(sums: EvaluationSums) -> dict[str, float]:
+    """The metrics, an undefined one as -1: pytest compares no None."""
+    return {name: -1.0 if value is None else value for name, value in metrics_of(sums).items()}
+
+
 @given(predictions(), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_merging_any_partition_gives_the_pooled_sums(
-    pooled: tuple[Scores, Labels], num_sites: int, rng: "np.random.RandomState"
+    pooled: tuple[Scores, Labels], num_sites: int, rng: random.Random
 ) -> None:
     scores_BC, labels_B = pooled
     site_B = np.array([rng.randrange(num_sites) for _ in labels_B], dtype=int)
@@ -140,7 +147,7 @@ def test_merging_any_partition_gives_the_pooled_sums(
     expected = sums_of(scores_BC, labels_B, score_bins=BINS)
     for name, value in expected.sums.items():
         np.testing.assert_allclose(merged.sums[name], value, rtol=1e-12, atol=1e-12)
-    assert metrics_of(merged) == pytest.approx(metrics_of(expected), rel=1e-9, abs=1e-12)
+    assert _numbers(merged) == pytest.approx(_numbers(expected), rel=1e-9, abs=1e-12)
 
 
 @given(st.lists(predictions().filter(lambda p: p[0].shape[1] == 3), min_size=2, max_size=4))

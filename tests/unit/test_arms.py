@@ -1,0 +1,164 @@
+"""The arms: the same patients, splits and seeds for everybody, and tables worked by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from client.data import Cohort
+from common.study import Study
+from common.study_file import load_study, override, without_granularity
+from simulations.arms import MEAN, POOLED, ArmResult, concatenate, run_arms
+from simulations.arms_report import to_csv, to_markdown
+from simulations.cohort import SiteEffects, write_cohort
+from simulations.logistic import logistic_scores
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return override(load_study("demo"), training__rounds=1, model__width=4)
+
+
+@pytest.fixture(scope="module")
+def sites(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sites")
+    effects = [
+        SiteEffects(name="ada", num_patients=80),
+        SiteEffects(name="bea", num_patients=100),
+        SiteEffects(name="cy", num_patients=80, lacks=("labs",)),
+    ]
+    write_cohort(study, effects, folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(study: Study, sites: Path, tmp_path_factory: pytest.TempPathFactory) -> list[ArmResult]:
+    variants = {
+        "all granularities": study,
+        "without lifestyle": without_granularity(study, "lifestyle"),
+    }
+    return run_arms(variants, sites, tmp_path_factory.mktemp("arms"), seeds=[0, 1], jobs=2)
+
+
+def test_every_arm_is_judged_on_the_same_held_out_patients(results: list[ArmResult]) -> None:
+    numbers: dict[tuple[str, str], set[float | None]] = {}
+    for r in results:
+        numbers.setdefault((r.variant, r.scope), set()).add(r.metrics["num_patients"])
+    assert all(len(found) == 1 for found in numbers.values())
+
+
+def test_pooled_patients_are_those_of_all_sites(results: list[ArmResult]) -> None:
+    whole = [r for r in results if (r.variant, r.arm, r.seed) == ("all granularities", "pooled", 0)]
+    by_scope = {r.scope: r.metrics["num_patients"] for r in whole}
+    site_numbers = [float(by_scope[name] or 0) for name in ("ada", "bea", "cy")]
+    assert by_scope[POOLED] == sum(site_numbers)
+    assert by_scope[MEAN] == pytest.approx(sum(site_numbers) / 3)
+
+
+def test_a_site_with_no_granularity_of_a_variant_is_left_out_of_it(
+    results: list[ArmResult],
+) -> None:
+    scopes = {r.scope for r in results if r.variant == "without lifestyle"}
+    assert scopes == {"ada", "bea", POOLED, MEAN}
+
+
+def test_results_do_not_depend_on_the_number_of_processes(
+    study: Study, sites: Path, results: list[ArmResult], tmp_path: Path
+) -> None:
+    again = run_arms({"all granularities": study}, sites, tmp_path, seeds=[1], jobs=1)
+    assert again == [r for r in results if r.variant == "all granularities" and r.seed == 1]
+
+
+def test_another_seed_gives_another_federated_model_and_the_same_anchor(
+    results: list[ArmResult],
+) -> None:
+    losses = {(r.arm, r.seed): r.metrics["loss"] for r in results if r.scope == POOLED}
+    assert losses["federated", 0] != losses["federated", 1]
+    anchor = "logistic regression, pooled"
+    assert losses[anchor, 0] == losses[anchor, 1]
+
+
+def cohort_of(numeric_BF: np.ndarray, labels_B: np.ndarray) -> Cohort:
+    arrays = {
+        "numeric_BF": numeric_BF.astype(np.float32),
+        "observed_BF": np.ones(numeric_BF.shape, dtype=np.bool_),
+        "codes_BK": np.zeros((len(numeric_BF), 0), dtype=np.int64),
+        "present_B": np.ones(len(numeric_BF), dtype=np.bool_),
+    }
+    return Cohort(
+        arrays={"labs": arrays}, labels_B=labels_B, is_test_B=np.zeros(len(labels_B), np.bool_)
+    )
+
+
+def test_the_anchor_is_scikit_learns_regression_where_nothing_is_missing() -> None:
+    random = np.random.default_rng(0)
+    x_BF = random.normal(size=(200, 3))
+    labels_B = (x_BF[:, 0] + random.normal(size=200) > 0).astype(np.int64)
+    cohort = cohort_of(x_BF, labels_B)
+    scaled_BF = StandardScaler().fit_transform(x_BF)
+    expected_BC = (
+        LogisticRegression(max_iter=5000).fit(scaled_BF, labels_B).predict_proba(scaled_BF)
+    )
+    np.testing.assert_allclose(logistic_scores(cohort, cohort, 2), expected_BC, atol=1e-5)
+
+
+def test_the_anchor_does_not_see_the_value_at_a_missing_place() -> None:
+    random = np.random.default_rng(1)
+    training = cohort_of(random.normal(size=(100, 2)), random.integers(0, 2, 100))
+    held_out = cohort_of(random.normal(size=(10, 2)), np.zeros(10, dtype=np.int64))
+    held_out.arrays["labs"]["observed_BF"][:, 1] = False
+    before_BC = logistic_scores(training, held_out, 2)
+    held_out.arrays["labs"]["numeric_BF"][:, 1] = 1e6
+    np.testing.assert_array_equal(logistic_scores(training, held_out, 2), before_BC)
+
+
+def test_concatenate_keeps_every_patient_in_order() -> None:
+    first = cohort_of(np.array([[1.0], [2.0]]), np.array([0, 1]))
+    second = cohort_of(np.array([[3.0]]), np.array([1]))
+    both = concatenate([first, second])
+    assert both.arrays["labs"]["numeric_BF"][:, 0].tolist() == [1.0, 2.0, 3.0]
+    assert both.labels_B.tolist() == [0, 1, 1]
+
+
+def result(arm: str, seed: int, scope: str, **metrics: float | None) -> ArmResult:
+    names = ("accuracy", "auroc", "auprc", "f1", "calibration_error", "loss")
+    return ArmResult(
+        arm=arm,
+        variant="all granularities",
+        seed=seed,
+        scope=scope,
+        metrics=dict.fromkeys(names) | metrics,
+    )
+
+
+def test_the_table_shows_mean_and_sample_deviation_over_seeds() -> None:
+    # Accuracies .7 and .8: mean .75, sd = sqrt((.05² + .05²) / 1) = .0707.
+    rows = [result("federated", seed, POOLED, accuracy=a) for seed, a in ((0, 0.7), (1, 0.8))]
+    assert "| federated | 0.750 ± 0.071 | – | – | – | – |" in to_markdown(rows, title="x")
+
+
+def test_the_table_says_where_a_metric_is_undefined_for_some_seeds() -> None:
+    rows = [result("federated", seed, POOLED, auroc=a) for seed, a in ((0, 0.5), (1, None))]
+    assert "0.500 ± 0.000 (1 of 2)" in to_markdown(rows, title="x")
+
+
+def test_the_report_counts_where_federated_beats_local_by_loss() -> None:
+    rows = [
+        result(arm, 0, site, loss=loss)
+        for arm, site, loss in (
+            ("federated", "ada", 0.5),
+            ("local only", "ada", 0.6),
+            ("federated", "bea", 0.5),
+            ("local only", "bea", 0.4),
+        )
+    ]
+    assert "in 1 of 2 cases" in to_markdown(rows, title="x")
+
+
+def test_the_csv_has_a_line_for_each_metric_and_empty_cells_for_undefined_ones() -> None:
+    lines = to_csv([result("federated", 0, "ada", accuracy=0.5)]).splitlines()
+    assert lines[0] == "arm,variant,seed,scope,metric,value"
+    assert "federated,all granularities,0,ada,accuracy,0.5" in lines
+    assert "federated,all granularities,0,ada,auroc," in lines

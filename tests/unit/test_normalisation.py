@@ -1,0 +1,110 @@
+"""Federated normalisation: the sums of the sites are the fit over all patients."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
+
+from common.arrays import Arrays, size_of
+from common.models.patient_model import PatientModel
+from common.normalisation import add_moments, half_ranges, moments_manifest, normalisation_of
+from common.study import Study
+from tests.unit.builders import study_of
+
+STUDY = study_of()
+Floats = NDArray[np.float64]
+AGE, GLUCOSE = 0, 1
+
+
+def _moments(labs_BF: Floats, study: Study = STUDY) -> Arrays:
+    """The moments of one site whose patients have these labs (NaN: missing) and nothing else."""
+    middle, half = half_ranges(study, "labs")
+    u_BF = (labs_BF - middle) / half
+    named = {block.name: np.zeros(block.shape) for block in moments_manifest(study)}
+    named["labs.count"] = (~np.isnan(u_BF)).sum(axis=0).astype(float)
+    named["labs.sum"] = np.nansum(u_BF, axis=0)
+    named["labs.sum_squares"] = np.nansum(u_BF**2, axis=0)
+    return Arrays.pack(named, dtype=np.float64)
+
+
+def _fit(*sites: Floats) -> tuple[Floats, Floats]:
+    buffers = normalisation_of(STUDY, add_moments([_moments(labs_BF) for labs_BF in sites]))
+    return buffers["encoders.labs.location"], buffers["encoders.labs.scale"]
+
+
+def _labs(rng: np.random.Generator, num_patients: int) -> Floats:
+    labs_BF = np.stack(
+        [rng.uniform(0, 100, num_patients), rng.uniform(1, 31, num_patients)], axis=1
+    )
+    labs_BF[rng.uniform(size=labs_BF.shape) < 0.3] = np.nan
+    return labs_BF
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 30), min_size=1, max_size=5))
+def test_summed_moments_are_the_fit_over_all_patients(seed: int, sizes: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    always = np.array([[20.0, 5.0], [60.0, 9.0]])  # so that every feature varies
+    sites = [always, *(_labs(rng, size) for size in sizes)]
+    location_F, scale_F = _fit(*sites)
+    pooled = StandardScaler().fit(np.concatenate(sites))
+    np.testing.assert_allclose(location_F, pooled.mean_, rtol=1e-9)
+    np.testing.assert_allclose(scale_F, pooled.scale_, rtol=1e-9)
+
+
+def test_a_feature_that_nobody_observed_keeps_its_range() -> None:
+    location_F, scale_F = _fit(np.array([[30.0, np.nan], [50.0, np.nan]]))
+    # Glucose in [1, 31]: middle 16, half 15.
+    assert (location_F[GLUCOSE], scale_F[GLUCOSE]) == (16.0, 15.0)
+    assert (location_F[AGE], scale_F[AGE]) == (40.0, 10.0)
+
+
+def test_a_feature_that_one_patient_has_keeps_the_width_of_its_range() -> None:
+    location_F, scale_F = _fit(np.array([[30.0, np.nan]]))
+    assert location_F[AGE] == pytest.approx(30.0)
+    assert scale_F[AGE] == 50.0
+
+
+def test_a_feature_that_does_not_vary_is_scaled_by_a_thousandth_of_half_its_range() -> None:
+    location_F, scale_F = _fit(np.full((5, 2), 22.0))
+    np.testing.assert_allclose(location_F, 22.0)
+    np.testing.assert_allclose(scale_F, [0.05, 0.015])
+
+
+@pytest.mark.parametrize("value", [0.0, 100.0])
+def test_values_at_the_ends_of_the_range_give_the_end(value: float) -> None:
+    location_F, scale_F = _fit(np.array([[value, 1.0]] * 1000))
+    assert location_F[AGE] == value
+    assert scale_F[AGE] == pytest.approx(0.05)
+
+
+def test_the_widest_spread_is_half_the_range() -> None:
+    location_F, scale_F = _fit(np.array([[0.0, 1.0], [100.0, 31.0]]))
+    np.testing.assert_allclose(location_F, [50.0, 16.0])
+    np.testing.assert_allclose(scale_F, [50.0, 15.0])
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1e-12), (-1e12, 1e12), (1e6, 1e6 + 1)])
+def test_extreme_ranges_lose_no_digits(bounds: tuple[float, float]) -> None:
+    study = STUDY.model_dump(mode="json", exclude_none=True)
+    study["granularities"]["labs"]["features"]["age_years"]["range"] = list(bounds)
+    extreme = Study.model_validate(study)
+    low, high = bounds
+    value_B = low + (high - low) * np.array([0.25, 0.5, 0.625])
+    labs_BF = np.stack([value_B, np.full(3, 5.0)], axis=1)
+    buffers = normalisation_of(extreme, _moments(labs_BF, extreme))
+    assert buffers["encoders.labs.location"][AGE] == pytest.approx(value_B.mean(), rel=1e-12)
+    assert buffers["encoders.labs.scale"][AGE] == pytest.approx(value_B.std(), rel=1e-9)
+
+
+def test_buffers_are_those_of_the_model() -> None:
+    own = {k: tuple(v.shape) for k, v in PatientModel(STUDY).state_dict().items()}
+    zero = Arrays(manifest=moments_manifest(STUDY), flat=np.zeros(size_of(moments_manifest(STUDY))))
+    for name, value in normalisation_of(STUDY, zero).items():
+        assert own[name] == value.shape
+
+
+def test_no_sites_have_no_moments() -> None:
+    with pytest.raises(ValueError, match="one site or more, found none"):
+        add_moments([])

@@ -1,0 +1,239 @@
+"""Local training: reproducible, worked by hand for one step, and everyone visited once an epoch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.config import load_site_config
+from client.data import read_cohort, usable_cohort
+from client.training import Patients, _batches, to_device, train
+from common.models.heads import loss_per_patient
+from common.models.patient_model import PatientModel, parameters_of, state_of
+from common.study import Study
+from common.study_file import override, study_from_toml
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def forty_five(new_site, tiny_study: Study) -> Patients:
+    cohort = usable_cohort(*read_cohort(load_site_config(new_site()), tiny_study))
+    return to_device(cohort.train, CPU)
+
+
+def trained(study: Study, patients: Patients, seed: int = 1) -> np.ndarray:
+    model = PatientModel(study)
+    train(model, patients, study, seed=seed)
+    return state_of(model).flat
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_equal_seeds_give_equal_parameters_bit_for_bit(
+    tiny_study, forty_five, optimizer: str
+) -> None:
+    study = override(tiny_study, training__optimizer=optimizer, model__granularity_dropout=0.3)
+    first = trained(study, forty_five).tobytes()
+    torch.rand(7)  # the global stream of random numbers is elsewhere now
+    assert trained(study, forty_five).tobytes() == first
+    assert trained(study, forty_five, seed=2).tobytes() != first
+
+
+def test_torchs_global_random_state_is_left_as_it_was(tiny_study, forty_five) -> None:
+    study = override(tiny_study, model__dropout=0.5, model__granularity_dropout=0.5)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    trained(study, forty_five)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(
+    num_patients=st.integers(1, 50), batch_size=st.integers(1, 20), seed=st.integers(0, 2**63 - 1)
+)
+def test_every_epoch_visits_every_patient_once(
+    num_patients: int, batch_size: int, seed: int
+) -> None:
+    steps_per_epoch = -(-num_patients // batch_size)
+    batches = list(_batches(num_patients, batch_size, 3 * steps_per_epoch, seed))
+    epochs = [
+        torch.cat(batches[e * steps_per_epoch : (e + 1) * steps_per_epoch]).tolist()
+        for e in range(3)
+    ]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(num_patients))] * 3
+    assert all(len(batch) <= batch_size for batch in batches)
+
+
+def test_epochs_are_shuffled_and_differ_from_one_another() -> None:
+    batches = list(_batches(50, 50, 3, seed=1))
+    assert len({tuple(batch.tolist()) for batch in batches}) == 3
+
+
+@given(num_steps=st.integers(0, 20))
+def test_as_many_batches_are_given_as_steps_are_asked(num_steps: int) -> None:
+    assert len(list(_batches(10, 4, num_steps, seed=1))) == num_steps
+
+
+# 45 patients in batches of 16: 3 steps an epoch.
+@pytest.mark.parametrize(
+    ("plan", "num_steps"),
+    [({"local_epochs": 1}, 3), ({"local_epochs": 4}, 12), ({"local_steps": 5}, 5)],
+)
+def test_the_number_of_steps_is_what_the_plan_says(
+    tiny_study, forty_five, plan: dict[str, int], num_steps: int
+) -> None:
+    table = tiny_study.model_dump(mode="json", exclude_none=True)
+    del table["training"]["local_epochs"]
+    study = Study.model_validate(table | {"training": table["training"] | plan})
+    assert study.training.steps_of(45) == num_steps
+    assert train(PatientModel(study), forty_five, study, seed=1) == num_steps
+
+
+def test_a_site_without_patients_trains_nothing(tiny_study, forty_five) -> None:
+    nobody = Patients(
+        inputs={k: {n: v[:0] for n, v in g.items()} for k, g in forty_five.inputs.items()},
+        labels_B=forty_five.labels_B[:0],
+    )
+    model = PatientModel(tiny_study)
+    before = state_of(model).flat.tobytes()
+    assert train(model, nobody, tiny_study, seed=1) == 0
+    assert state_of(model).flat.tobytes() == before
+
+
+# One step of SGD by hand. One numeric feature x in [-1, 1], no hidden layer, concat fusion of one
+# token of width 2. Everything from the feature to the logit is linear, so the gradient of the loss
+# -log p(label) with respect to the head's bias is p - label.
+ONE_STEP = """
+[study]
+name = "by-hand"
+[outcome]
+column = "event"
+kind = "binary"
+classes = ["no", "yes"]
+[granularities.labs]
+kind = "tabular"
+hidden = []
+[granularities.labs.features]
+x = { kind = "numeric", unit = "1", range = [-1, 1] }
+[model]
+width = 2
+fusion = "concat"
+[training]
+rounds = 1
+local_steps = 1
+batch_size = 4
+learning_rate = 0.5
+"""
+
+
+def two_patients() -> Patients:
+    x_BF = torch.tensor([[0.2], [0.8]])
+    everyone_BF = torch.ones(2, 1, dtype=torch.bool)
+    labs = {
+        "numeric_BF": x_BF,
+        "observed_BF": everyone_BF,
+        "codes_BK": torch.zeros(2, 0, dtype=torch.int64),
+        "present_B": everyone_BF[:, 0],
+    }
+    return Patients(inputs={"labs": labs}, labels_B=torch.tensor([0, 1]))
+
+
+def blank_model(study: Study) -> PatientModel:
+    """All parameters zero, except a head that reads the token: p = 1/2 for everybody."""
+    model = PatientModel(study)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    return model
+
+
+def test_one_step_of_sgd_worked_by_hand() -> None:
+    study = study_from_toml(ONE_STEP)
+    model = blank_model(study)
+    with torch.no_grad():
+        model.head.bias.fill_(1.0)
+    train(model, two_patients(), study, seed=1)
+    # p = sigmoid(1) = .7310586 for both; mean gradient ((p - 0) + (p - 1)) / 2 = .2310586.
+    # 1 - .5 * .2310586 = .8844707. All weights are zero, so no other parameter has a gradient
+    # except the head's weight, whose input (the fused vector) is zero as well.
+    assert model.head.bias.item() == pytest.approx(0.8844707, abs=1e-6)
+    assert model.head.weight.tolist() == [[0.0, 0.0]]
+
+
+def test_fedprox_pulls_the_second_step_towards_the_start_by_hand() -> None:
+    text = ONE_STEP.replace("local_steps = 1", "local_steps = 2")
+    study = override(study_from_toml(text), strategy__name="fedprox", strategy__proximal_mu=0.2)
+    model = blank_model(study)
+    with torch.no_grad():
+        model.head.bias.fill_(1.0)
+    train(model, two_patients(), study, seed=1)
+    # Step 1, at the start, where the pull is zero: b = .8844707, as above.
+    # Step 2: p = sigmoid(.8844707) = .7077484; mean gradient p - 1/2 = .2077484; the pull is
+    # .2 * (.8844707 - 1) = -.0231059, so b = .8844707 - .5 * (.2077484 - .0231059) = .7921495.
+    # Without the pull it would be .7805965.
+    assert model.head.bias.item() == pytest.approx(0.7921495, abs=1e-6)
+
+
+@pytest.mark.parametrize("mu", [0.1, 1.0, 5.0])
+def test_fedprox_stays_closer_to_the_start_than_fedavg(tiny_study, forty_five, mu: float) -> None:
+    def distance(name: str) -> float:
+        study = override(
+            tiny_study,
+            strategy__name=name,
+            strategy__proximal_mu=mu,
+            training__local_epochs=5,
+        )
+        model = PatientModel(study)
+        start = parameters_of(model).flat.astype(np.float64)
+        train(model, forty_five, study, seed=1)
+        return float(np.linalg.norm(parameters_of(model).flat - start))
+
+    assert distance("fedprox") < distance("fedavg")
+
+
+def test_fedprox_without_a_pull_is_fedavg_bit_for_bit(tiny_study, forty_five) -> None:
+    prox = override(tiny_study, strategy__name="fedprox", strategy__proximal_mu=0.0)
+    assert trained(prox, forty_five).tobytes() == trained(tiny_study, forty_five).tobytes()
+
+
+def test_the_pull_is_fedproxs_alone(tiny_study, forty_five) -> None:
+    adam = override(tiny_study, strategy__name="fedadam", strategy__proximal_mu=5.0)
+    assert trained(adam, forty_five).tobytes() == trained(tiny_study, forty_five).tobytes()
+
+
+def test_training_lowers_the_loss(tiny_study, forty_five) -> None:
+    study = override(tiny_study, training__local_epochs=20)
+    model = PatientModel(study)
+
+    def loss() -> float:
+        model.eval()
+        with torch.inference_mode():
+            logits = model(forty_five.inputs)
+        return float(loss_per_patient(study.outcome, logits, forty_five.labels_B).mean())
+
+    before = loss()
+    train(model, forty_five, study, seed=1)
+    assert loss() < before - 0.05
+
+
+def test_training_leaves_the_patients_as_they_were(tiny_study, forty_five) -> None:
+    before = {k: {n: v.clone() for n, v in g.items()} for k, g in forty_five.inputs.items()}
+    trained(tiny_study, forty_five)
+    for name, arrays in before.items():
+        assert all(torch.equal(arrays[key], forty_five.inputs[name][key]) for key in arrays)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_training_on_a_gpu_stays_close_to_training_on_the_cpu(
+    tiny_study, new_site, optimizer: str
+) -> None:
+    study = override(tiny_study, training__optimizer=optimizer, training__local_epochs=3)
+    cohort = usable_cohort(*read_cohort(load_site_config(new_site()), study)).train
+    states = []
+    for device in (CPU, torch.device("cuda:0")):
+        model = PatientModel(study).to(device)
+        train(model, to_device(cohort, device), study, seed=1)
+        states.append(state_of(model).flat)
+    assert np.allclose(states[0], states[1], rtol=1e-3, atol=1e-4)
