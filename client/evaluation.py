@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.recalibration import add_intercept, fit_intercept
 from client.training import Patients
 from common.metrics import EvaluationSums, sums_of
 from common.models.heads import probabilities
@@ -28,6 +29,25 @@ def predict(model: PatientModel, patients: Patients, study: Study) -> NDArray[np
             inputs, _ = patients.batch(index_B)
             parts.append(probabilities(study.outcome, model(inputs)).cpu().numpy())
     return np.concatenate(parts)
+
+
+def predict_at_site(
+    model: PatientModel, patients: Patients, study: Study, *, trained_on: Patients
+) -> NDArray[np.float64]:
+    """As `predict`, with the site's own intercept where the study has one.
+
+    Args:
+        trained_on: the site's training patients, whom the intercept is fitted to.
+    """
+    scores_BC = predict(model, patients, study)
+    if study.model.site_intercept_sd == 0:
+        return scores_BC
+    intercept_C = fit_intercept(
+        predict(model, trained_on, study),
+        trained_on.labels_B.cpu().numpy(),
+        study.model.site_intercept_sd,
+    )
+    return add_intercept(scores_BC, intercept_C)
 
 
 def evaluate(scores_BC: NDArray[np.float64], patients: Patients, study: Study) -> EvaluationSums:

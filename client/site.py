@@ -21,7 +21,7 @@ from client.audit import AuditLog
 from client.config import SiteConfig, load_site_config
 from client.data import read_cohort, usable_cohort
 from client.egress import Declared, norm_of, release
-from client.evaluation import evaluate, predict
+from client.evaluation import evaluate, predict_at_site
 from client.normalise import moments_of
 from client.training import Patients, to_device, train
 from common.arrays import Arrays, Manifest
@@ -214,7 +214,9 @@ class Site:
     def _evaluate(self, round_number: int, prepared: _Prepared) -> dict[str, tuple[float, ...]]:
         if len(prepared.test) == 0:
             return {}
-        scores_BC = predict(prepared.model, prepared.test, prepared.study)
+        scores_BC = predict_at_site(
+            prepared.model, prepared.test, prepared.study, trained_on=prepared.train
+        )
         if self._observer is not None:
             labels_B = prepared.test.labels_B.cpu().numpy()
             self._observer(round_number, scores_BC, labels_B)
@@ -224,7 +226,7 @@ class Site:
         """The reply, once the audit log holds it; a bare refusal where it cannot be written."""
         try:
             self._audit.append(**_audit_line(reply))
-        except OSError as fault:
+        except Exception as fault:  # noqa: BLE001  # still the door: `answer` never raises
             logger.error("site %s cannot write its audit log: %s", self.name, _place_of(fault))
             status = RefusalCode.INTERNAL_ERROR.value
             return replace(reply, status=status, arrays=None, counts={}, metrics={})

@@ -67,7 +67,7 @@ def train(model: PatientModel, patients: Patients, study: Study, *, seed: int) -
     start = [p.detach().clone() for p in parameters] if mu else []
     devices = [patients.labels_B.device] if patients.labels_B.is_cuda else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        _seed_all(seed, devices)
         model.train()
         num_steps = plan.steps_of(len(patients))
         for index_B in _batches(len(patients), plan.batch_size, num_steps, seed):
@@ -80,6 +80,13 @@ def train(model: PatientModel, patients: Patients, study: Study, *, seed: int) -
                     parameter.grad.add_(parameter.detach() - origin, alpha=mu)
             optimizer.step()
     return num_steps
+
+
+def _seed_all(seed: int, devices: list[torch.device]) -> None:
+    """Seeds as `torch.manual_seed` does, which formats a stack trace for every kind of device."""
+    torch.default_generator.manual_seed(seed)
+    for device in devices:
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 def _batches(num_patients: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Tensor]:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import WardroundError
 
+# Names of sites stand in file names, reports and logs of both sides.
+SITE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
 
 class Section(BaseModel):
     """A table of a TOML file: frozen, and closed to keys that it does not know."""

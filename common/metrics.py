@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 CALIBRATION_BINS = 10
+# Seconds of work at the site by phase: sent beside the statistics, and not merged.
+SECONDS = ("seconds_training", "seconds_evaluation")
 
 
 def declared_shapes(num_classes: int, score_bins: int) -> dict[str, tuple[int, ...]]:

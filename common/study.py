@@ -154,13 +154,19 @@ class Evaluation(Section):
 
 
 class Model(Section):
-    """The fusion model: token width D, how tokens are fused, and regularisation."""
+    """The fusion model: token width D, how tokens are fused, and regularisation.
+
+    Attributes:
+        site_intercept_sd: how far a site may move the model's logits by an intercept of its own,
+            as the standard deviation of a prior (`client.recalibration`); 0: not at all.
+    """
 
     width: Annotated[int, Field(strict=True, ge=2, le=4096)] = 16
     fusion: Literal["attention", "gated_sum", "concat"] = "attention"
     num_heads: Count = 2
     dropout: Fraction = 0.0
     granularity_dropout: Fraction = 0.0
+    site_intercept_sd: NonNegative = 0.0
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

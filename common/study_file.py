@@ -61,7 +61,7 @@ def study_from_toml(text: str, *, where: str = "the study") -> Study:
 def override(study: Study, **changes: object) -> Study:
     """Another study: `study` with fields replaced, given as section__field=value; None is skipped.
 
-    >>> override(study, training__rounds=3).training.rounds  # doctest: +SKIP
+    >>> override(load_study("demo"), training__rounds=3).training.rounds
     3
 
     Raises:

@@ -59,10 +59,6 @@ class Task:
 
 
 OK = "ok"
-# Names of sites stand in file names, reports and logs of both sides.
-SITE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
-# Seconds of work at the site by phase, sent among a reply's metrics.
-SECONDS = ("seconds_training", "seconds_evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)

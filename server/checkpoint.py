@@ -47,7 +47,7 @@ class CheckpointFolder:
         tensors = {f"model/{k}": v for k, v in checkpoint.model.unpack().items()}
         tensors["optimizer/first"] = checkpoint.optimizer.first_P
         tensors["optimizer/second"] = checkpoint.optimizer.second_P
-        content = save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+        content = save(tensors)
         header: dict[str, Any] = {
             "run_id": checkpoint.run_id,
             "study_hash": checkpoint.study_hash,
@@ -108,7 +108,7 @@ def _read(path: Path) -> Checkpoint | None:
                 second_P=tensors["optimizer/second"].astype(np.float64),
             ),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -119,5 +119,4 @@ def _digest(header: Mapping[str, Any], content: bytes) -> str:
 
 def write_model(path: Path, model: Arrays) -> None:
     """The model as one safetensors file, by parameter name: what a user takes home."""
-    tensors = {k: np.ascontiguousarray(v) for k, v in model.unpack().items()}
-    write_atomically(path, save(tensors), durable=True)
+    write_atomically(path, save(model.unpack()), durable=True)

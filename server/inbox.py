@@ -6,20 +6,20 @@ A site whose reply is not finite, of another shape or of absurd weight is droppe
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
-from math import isfinite
 from math import prod
 
+import numpy as np
 from flwr.app import Message
 
 from common import wire
 from common.arrays import Manifest
+from common.contract import SITE_NAME_PATTERN
 from common.errors import MessageError, RefusalCode
-from common.metrics import EvaluationSums, declared_shapes
+from common.metrics import SECONDS, EvaluationSums, declared_shapes
 from common.models.patient_model import SHARED
 from common.normalisation import MOMENTS
 from common.study import Study
-from common.wire import SITE_NAME_PATTERN, Reply, Task
+from common.wire import Reply, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def _fault_of_moments(reply: Reply, study: Study) -> str:
 def _fault_of_metrics(reply: Reply, study: Study) -> str:
     """Statistics are merged later, by the report: none may come that it cannot take."""
     shapes = declared_shapes(study.num_classes, study.evaluation.score_bins)
-    sizes = {name: prod(shape) for name, shape in shapes.items()} | dict.fromkeys(wire.SECONDS, 1)
+    sizes = {name: prod(shape) for name, shape in shapes.items()} | dict.fromkeys(SECONDS, 1)
     for name, values in reply.metrics.items():
         if sizes.get(name) != len(values):
             return "statistics that are not declared"

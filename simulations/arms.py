@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from client.config import load_site_config
 from client.data import Cohort, read_cohort, usable_cohort
-from client.evaluation import predict
+from client.evaluation import predict_at_site
 from client.normalise import moments_of
 from client.training import to_device, train
 from common.arrays import Arrays
@@ -174,7 +174,8 @@ def _cohort(folder: Path, study: Study) -> Cohort:
 
 
 def _scores(model: PatientModel, cohort: Cohort, study: Study) -> NDArray[np.float64]:
-    return predict(model, to_device(cohort.test, torch.device("cpu")), study)
+    trained_on, held_out = (to_device(c, torch.device("cpu")) for c in (cohort.train, cohort.test))
+    return predict_at_site(model, held_out, study, trained_on=trained_on)
 
 
 def _scopes(

@@ -29,6 +29,7 @@ class Progress:
         self._rows: dict[str, dict[str, str]] = {}
         self._total: EvaluationSums | None = None
         self._num_answers = 0
+        self._last_round = ""
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -96,10 +97,12 @@ class Progress:
             self._console.print(where, highlight=False)
 
     def _on_round(self, event: Event) -> None:
+        self._last_round = self._summary()
         if not self._console.is_terminal and self._kind != "query":
-            self._console.print(self._summary(), highlight=False)
+            self._console.print(self._last_round, highlight=False)
 
     def _summary(self) -> str:
+        """The present round as far as it has come, pooled over the sites that have answered."""
         metrics = metrics_of(self._total) if self._total is not None else {}
         numbers = ", ".join(
             f"{title} {_number(metrics.get(name))}"
@@ -109,7 +112,13 @@ class Progress:
 
     def table(self) -> Table:
         """Each site and its state in the present round."""
-        table = Table(title=self._summary(), title_justify="left")
+        answered = f"{self._num_answers} of {len(self._rows)} sites have answered"
+        table = Table(
+            title=f"round {self._round}/{self._num_rounds}: {answered}",
+            caption=self._last_round or None,
+            title_justify="left",
+            caption_justify="left",
+        )
         for column in ("site", "patients", "state", "accuracy", "seconds"):
             table.add_column(column, justify="left" if column in ("site", "state") else "right")
         rows = sorted(self._rows.items())

@@ -81,8 +81,10 @@ class AttentionFusion(Fusion):
         return x_BTD, scores_BHT.softmax(dim=-1)
 
     def _split(self, projected_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        num_patients, num_tokens, _ = projected_BTD.shape
-        parts = projected_BTD.view(num_patients, num_tokens, 3, self.num_heads, -1)
+        num_patients, num_tokens, width = projected_BTD.shape
+        # Not -1 for the last size: torch cannot infer it where there is no patient.
+        head_width = width // (3 * self.num_heads)
+        parts = projected_BTD.view(num_patients, num_tokens, 3, self.num_heads, head_width)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         return query, key, value
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.errors import RunError
-from common.metrics import EvaluationSums, metrics_of
-from common.wire import SECONDS
+from common.metrics import SECONDS, EvaluationSums, metrics_of
 from server.journal import Event
 
 SCHEMA = 1

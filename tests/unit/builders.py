@@ -1,10 +1,13 @@
 """What many unit tests start from: a small study, batches of patients, tasks and replies."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from flwr.app import Message, Metadata, RecordDict
+from flwr.app.message import make_message
 from hypothesis import strategies as st
 
 from common.arrays import Arrays, Block, Manifest, size_of
@@ -96,6 +99,22 @@ def evaluation(num_patients: int, study: Study, seed: int = 0) -> EvaluationSums
     scores_BC = rng.dirichlet(np.ones(study.num_classes), num_patients)
     labels_B = rng.integers(study.num_classes, size=num_patients)
     return sums_of(scores_BC, labels_B, score_bins=study.evaluation.score_bins)
+
+
+def instruction(node_id: int, kind: str = "train", message_id: str = "") -> Message:
+    """A message of the server to a node, without Flower's global identity of a task."""
+    metadata = Metadata(
+        run_id=1,
+        message_id=message_id,
+        src_node_id=0,
+        dst_node_id=node_id,
+        reply_to_message_id="",
+        group_id="",
+        created_at=time.time(),
+        ttl=3600.0,
+        message_type=kind,
+    )
+    return make_message(metadata=metadata, content=RecordDict())
 
 
 names = st.text(st.characters(codec="utf-8"), max_size=20)

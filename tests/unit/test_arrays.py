@@ -65,4 +65,5 @@ def test_arrays_are_equal_bit_for_bit() -> None:
     assert one != Arrays.pack({"a": np.array([0.0, np.nan])}, dtype=np.float64)
     assert one != Arrays.pack({"b": np.array([0.0, np.nan])})
     assert one != Arrays.pack({"a": np.array([[0.0, np.nan]])})
+    assert Arrays.pack({}) != Arrays.pack({}, dtype=np.float64)
     assert one != "a"

@@ -1,7 +1,8 @@
 """The patient model: what cannot influence what, on every fusion and every set of granularities."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import chain, combinations
 
 import numpy as np
@@ -40,6 +41,12 @@ def _study(fusion: str, **model: object) -> Study:
     return study_of(model={"fusion": fusion, **model})
 
 
+@cache
+def _model(fusion: str) -> tuple[Study, PatientModel]:
+    """A model to evaluate, and nothing else: it is shared."""
+    return _study(fusion), PatientModel(_study(fusion)).eval()
+
+
 def _copy(batch: Batch) -> dict[str, dict[str, Tensor]]:
     return {name: {k: v.clone() for k, v in part.items()} for name, part in batch.items()}
 
@@ -64,8 +71,7 @@ def study(request: pytest.FixtureRequest) -> Study:
 def test_absent_granularity_cannot_influence_the_output(
     seed: int, fusion: str, value: float
 ) -> None:
-    study = _study(fusion)
-    model = PatientModel(study).eval()
+    study, model = _model(fusion)
     batch = batch_of(study, 6, seed)
     assert torch.equal(model(batch), model(_with_garbage(batch, value)))
 
@@ -94,8 +100,7 @@ def test_absence_itself_is_seen(study: Study) -> None:
 def test_what_stands_at_a_missing_place_cannot_influence_the_output(
     seed: int, fusion: str, value: float
 ) -> None:
-    study = _study(fusion)
-    model = PatientModel(study).eval()
+    study, model = _model(fusion)
     batch = batch_of(study, 6, seed)
     spoilt = _copy(batch)
     for part in spoilt.values():
@@ -128,8 +133,7 @@ def test_a_row_depends_on_its_own_patient_alone(seed: int, fusion: str) -> None:
 
 @given(st.integers(0, 2**32), st.sampled_from(FUSIONS))
 def test_the_order_of_patients_is_the_order_of_rows(seed: int, fusion: str) -> None:
-    study = _study(fusion)
-    model = PatientModel(study).eval()
+    study, model = _model(fusion)
     batch = batch_of(study, 7, seed)
     order_B = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
     shuffled = {n: {k: v[order_B] for k, v in part.items()} for n, part in batch.items()}
@@ -194,7 +198,9 @@ def test_another_seed_gives_other_weights() -> None:
 
 
 @pytest.mark.parametrize("outcome", [{}, MULTICLASS], ids=["binary", "multiclass"])
-def test_gradients_per_patient_are_those_of_a_loop(study: Study, outcome: object) -> None:
+def test_gradients_per_patient_are_those_of_a_loop(
+    study: Study, outcome: Mapping[str, object]
+) -> None:
     study = study_of(outcome=outcome, model={"fusion": study.model.fusion})
     model = PatientModel(study).eval().double()
     batch = _doubled(batch_of(study, 7))
@@ -366,7 +372,7 @@ def test_loading_copies_and_keeps_no_hold_of_the_arrays() -> None:
 def _spoilt(state: Arrays) -> Iterator[Arrays]:
     first, *others = state.manifest
     yield replace(state, manifest=(replace(first, name="head.more"), *others))
-    yield replace(state, manifest=(replace(first, shape=first.shape[::-1]), *others))
+    yield replace(state, manifest=(replace(first, shape=(1, *first.shape)), *others))
     yield replace(state, manifest=(*others, first))
     yield replace(state, manifest=tuple(others), flat=state.flat[first.size :])
 

@@ -1,0 +1,137 @@
+"""Federated averaging as a plain loop in one process: what the engine is measured against.
+
+The same patients, the same local training and the same arithmetic, but no messages, no checks, no
+policy, no journal and no checkpoints. It is also another implementation of the whole run: its model
+must equal the engine's bit for bit.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.config import load_site_config
+from client.data import Cohort, read_cohort
+from client.evaluation import evaluate, predict_at_site
+from client.normalise import moments_of
+from client.training import Patients, to_device, train
+from common.arrays import Arrays
+from common.metrics import EvaluationSums
+from common.models.patient_model import PatientModel, state_of, trainable_manifest
+from common.normalisation import add_moments, normalisation_of
+from common.run_folder import site_folders
+from common.seeds import seed_of
+from common.study import Study
+from server.aggregation import SiteUpdate, aggregate, combine_of
+from server.optimizer import OptimizerState, step
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainSite:
+    """One hospital's patients in memory."""
+
+    name: str
+    cohort: Cohort
+    train: Patients
+    test: Patients
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainRun:
+    """What came of a plain loop.
+
+    Attributes:
+        model: parameters and normalisation after the last round.
+        evaluations: the pooled sums of the models after 0…R rounds.
+        seconds: of each round, its evaluation included; the last evaluation is not.
+    """
+
+    model: Arrays
+    evaluations: list[EvaluationSums]
+    seconds: list[float]
+
+
+def read_sites(study: Study, sites: Path) -> list[PlainSite]:
+    """The hospitals below `sites`, by name, on the CPU. Their data must be without errors."""
+    plain = []
+    for folder in site_folders(sites):
+        config = load_site_config(folder)
+        cohort, findings = read_cohort(config, study)
+        if cohort is None:
+            raise ValueError(f"expected usable data in {folder}, found {findings}")
+        cpu = torch.device("cpu")
+        plain.append(
+            PlainSite(
+                name=config.name,
+                cohort=cohort,
+                train=to_device(cohort.train, cpu),
+                test=to_device(cohort.test, cpu),
+            )
+        )
+    return sorted(plain, key=lambda site: site.name)
+
+
+def plain_loop(
+    study: Study, sites: list[PlainSite], *, clock: Callable[[], float] = time.perf_counter
+) -> PlainRun:
+    """Federated averaging over `sites`, one after the other, on one thread."""
+    torch.set_num_threads(1)
+    model = _normalised_model(study, sites)
+    parameters = list(model.parameters())
+    manifest = trainable_manifest(model)
+    plan = study.strategy
+    optimizer = OptimizerState.start(plan, sum(p.numel() for p in parameters))
+    combine = combine_of(plan.combine, plan.trimmed_fraction)
+    current = torch.nn.utils.parameters_to_vector(parameters).detach()
+    counts = {site.name: site.cohort.train.counts() for site in sites}
+    evaluations, seconds = [], []
+    for round_number in range(study.training.rounds):
+        started = clock()
+        total = EvaluationSums.zero(study.num_classes, study.evaluation.score_bins)
+        updates = []
+        for site in sites:
+            _set(parameters, current)
+            total += evaluate(
+                predict_at_site(model, site.test, study, trained_on=site.train), site.test, study
+            )
+            seed = seed_of(study.training.seed, site.name, round_number)
+            train(model, site.train, study, seed=seed)
+            trained = torch.nn.utils.parameters_to_vector(parameters).detach()
+            update = Arrays(manifest=manifest, flat=(trained - current).numpy())
+            updates.append(SiteUpdate(site=site.name, update=update, counts=counts[site.name]))
+        combined = aggregate(updates, combine, equal_weights=plan.weights == "equal")
+        move_P, optimizer = step(plan, optimizer, combined.update.flat, combined.trained_P)
+        moved = current.numpy().astype(np.float64) + move_P
+        current = torch.from_numpy(moved.astype(np.float32))
+        evaluations.append(total)
+        seconds.append(clock() - started)
+    _set(parameters, current)
+    evaluations.append(_evaluated(model, sites, study))
+    return PlainRun(model=state_of(model), evaluations=evaluations, seconds=seconds)
+
+
+def _normalised_model(study: Study, sites: list[PlainSite]) -> PatientModel:
+    model = PatientModel(study)
+    if study.normalisation.method == "federated":
+        moments = add_moments(moments_of(site.cohort.train, study) for site in sites)
+        buffers = dict(model.named_buffers())
+        for name, value in normalisation_of(study, moments).items():
+            buffers[name].copy_(torch.from_numpy(value))
+    return model
+
+
+def _evaluated(model: PatientModel, sites: list[PlainSite], study: Study) -> EvaluationSums:
+    total = EvaluationSums.zero(study.num_classes, study.evaluation.score_bins)
+    for site in sites:
+        total += evaluate(
+            predict_at_site(model, site.test, study, trained_on=site.train), site.test, study
+        )
+    return total
+
+
+def _set(parameters: list[torch.nn.Parameter], values_P: torch.Tensor) -> None:
+    with torch.no_grad():
+        torch.nn.utils.vector_to_parameters(values_P.clone(), parameters)

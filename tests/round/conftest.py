@@ -1,0 +1,152 @@
+"""Five tiny hospitals on disk, and whole rounds over them with sites that may misbehave."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from client.site import Site
+from common.study import Study
+from common.study_file import study_from_toml
+from common.wire import Reply, Task
+from server.app import Run, execute
+from server.journal import Listener
+from simulations.cohort import SiteEffects, write_cohort
+from simulations.engine import InProcessGrid
+from simulations.simulate import Simulation, open_sites
+
+_STUDY = """
+[study]
+name = "tiny"
+[outcome]
+column = "event"
+kind = "binary"
+classes = ["no", "yes"]
+[granularities.labs]
+kind = "tabular"
+hidden = [4]
+[granularities.labs.features]
+age_years = { kind = "numeric", unit = "years", range = [18, 100] }
+sex = { kind = "categorical", categories = ["female", "male"] }
+[granularities.lifestyle]
+kind = "tabular"
+hidden = [4]
+[granularities.lifestyle.features]
+steps_per_day = { kind = "numeric", unit = "steps/day", range = [0, 40000] }
+[normalisation]
+method = "public_range"
+[evaluation]
+score_bins = 10
+[model]
+width = 4
+[training]
+rounds = 3
+local_epochs = 1
+batch_size = 16
+learning_rate = 0.1
+"""
+
+# What a site answers to a task, given what it would answer if it were honest.
+Twist = Callable[[Task, Callable[[], Reply]], Reply]
+
+
+class Double:
+    """A real site behind a double at the relay's seam, which may answer something else."""
+
+    def __init__(self, site: Site, twist: Twist) -> None:
+        self.name = site.name
+        self._site = site
+        self._twist = twist
+
+    def answer(self, task: Task) -> Reply:
+        return self._twist(task, lambda: self._site.answer(task))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """A run folder after the run."""
+
+    folder: Path
+
+    @property
+    def model_bytes(self) -> bytes:
+        return (self.folder / "model.safetensors").read_bytes()
+
+    @property
+    def model(self) -> dict[str, np.ndarray]:
+        return load_file(self.folder / "model.safetensors")
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        lines = (self.folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+Federate = Callable[..., Federation]
+
+
+@pytest.fixture(scope="session")
+def study() -> Study:
+    return study_from_toml(_STUDY)
+
+
+@pytest.fixture(scope="session")
+def hospitals(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hospitals a to e of different sizes; d and e lack the granularity lifestyle."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    effects = [
+        SiteEffects(name="a", num_patients=60),
+        SiteEffects(name="b", num_patients=70, severity_shift=0.5),
+        SiteEffects(name="c", num_patients=80, granularity_missing=0.3),
+        SiteEffects(name="d", num_patients=60, lacks=("lifestyle",)),
+        SiteEffects(name="e", num_patients=65, lacks=("lifestyle",)),
+    ]
+    write_cohort(study, effects, folder, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def federate(study: Study, hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> Federate:
+    """Runs the real server over the real sites, in process.
+
+    Args:
+        twists: by site, how it misbehaves.
+        left_out: sites that take no part.
+        out: the run's folder; a new one where none is given.
+    """
+
+    def run(
+        study: Study = study,
+        *,
+        sites: Path = hospitals,
+        twists: Mapping[str, Twist] | None = None,
+        left_out: str = "",
+        out: Path | None = None,
+        grid: Callable[[Mapping[str, Site]], InProcessGrid] = InProcessGrid,
+        resume: bool = False,
+        listeners: Sequence[Listener] = (),
+    ) -> Federation:
+        folder = out or tmp_path_factory.mktemp("run") / "out"
+        simulation = Simulation(study=study, sites=sites, out=folder, left_out=frozenset(left_out))
+        opened: dict[str, Any] = dict(open_sites(simulation))
+        for name, twist in (twists or {}).items():
+            opened[name] = Double(opened[name], twist)
+        plan = Run(study=study, folder=folder, engine="in-process", durable=False, resume=resume)
+        execute(plan, grid(opened), listeners=listeners)
+        return Federation(folder=folder)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def honest(federate: Federate) -> Federation:
+    """The run of the study in which everybody is honest and nothing goes wrong."""
+    return federate()

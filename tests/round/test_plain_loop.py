@@ -1,0 +1,59 @@
+"""The engine against another implementation of the same run: a plain loop without messages."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from common.metrics import metrics_of
+from common.study import Study
+from common.study_file import load_study, override
+from simulations.bench.plain_loop import plain_loop, read_sites
+from simulations.cohort import varied_sites, write_cohort
+from simulations.simulate import Simulation, simulate
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = load_study("demo")
+    folder = tmp_path_factory.mktemp("sites")
+    # The third of three lacks a granularity, so a block is averaged over two.
+    write_cohort(study, varied_sites(study, num_sites=3, seed=5), folder, seed=5)
+    return folder
+
+
+def _study(**changes: object) -> Study:
+    return override(load_study("demo"), training__rounds=2, training__seed=7, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"strategy__name": "fedprox", "strategy__proximal_mu": 0.1},
+        {"strategy__name": "fedadam", "strategy__server_learning_rate": 0.01},
+        {"strategy__combine": "median", "normalisation__method": "public_range"},
+    ],
+    ids=["fedavg", "fedprox", "fedadam", "median"],
+)
+def test_the_engine_and_a_plain_loop_give_the_same_model_bit_for_bit(
+    sites: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    study = _study(**changes)
+    simulate(Simulation(study=study, sites=sites, out=tmp_path))
+    plain = plain_loop(study, read_sites(study, sites))
+    engine = load_file(tmp_path / "model.safetensors")
+    assert set(engine) == set(plain.model.unpack())
+    for name, values in plain.model.unpack().items():
+        assert engine[name].tobytes() == values.tobytes(), name
+
+
+def test_the_engine_reports_the_metrics_of_a_plain_loop(sites: Path, tmp_path: Path) -> None:
+    study = _study()
+    simulate(Simulation(study=study, sites=sites, out=tmp_path))
+    plain = plain_loop(study, read_sites(study, sites))
+    rounds = json.loads((tmp_path / "results.json").read_text())["rounds"]
+    assert [r["round"] for r in rounds] == [0, 1, 2]
+    for found, expected in zip(rounds, plain.evaluations, strict=True):
+        assert found["pooled"] == pytest.approx(metrics_of(expected), rel=1e-12)

@@ -1,0 +1,201 @@
+"""One exchange over a grid: a double at Flower's seam, with a clock that only sleeping moves."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from server.grid import exchange, wait_for_nodes
+from tests.unit.builders import instruction
+
+
+@dataclass
+class Clock:
+    """A clock that stands still while nobody sleeps."""
+
+    now_s: float = 100.0
+    pauses: list[float] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        assert len(self.pauses) < 10_000, "expected the exchange to end"
+        assert seconds > 0
+        self.pauses.append(seconds)
+        self.now_s += seconds
+
+
+class ScriptedGrid(Grid):
+    """A grid whose nodes reply after given seconds (None: never); some are not reachable."""
+
+    def __init__(self, clock: Clock, delays: dict[int, float | None]) -> None:
+        self.clock = clock
+        self.delays = delays
+        self.unreachable: set[int] = set()
+        self.returns_none = False
+        self.noise: list[Message] = []
+        self.failing: set[int] = set()
+        self._due: list[tuple[float, Message]] = []
+
+    def set_run(self, run: Run) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return [
+            n
+            for n, seconds in self.delays.items()
+            if seconds is not None and self.clock() >= 100.0 + seconds
+        ]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids: list[Any] = []
+        for message in messages:
+            node_id = message.metadata.dst_node_id
+            if node_id in self.unreachable:
+                ids += [None] if self.returns_none else []
+                continue
+            message.metadata.__dict__["_message_id"] = f"m{node_id}"
+            ids.append(f"m{node_id}")
+            delay = self.delays[node_id]
+            if delay is not None:
+                content = Error(code=1) if node_id in self.failing else RecordDict()
+                self._due.append((self.clock() + delay, Message(content, reply_to=message)))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = set(message_ids)
+        here = [
+            (at, m)
+            for at, m in sorted(self._due, key=lambda due: due[0])
+            if at <= self.clock() and m.metadata.reply_to_message_id in wanted
+        ]
+        self._due = [due for due in self._due if due not in here]
+        return [*self.noise, *(message for _, message in here)]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        raise NotImplementedError
+
+
+def _messages(*node_ids: int) -> list[Message]:
+    return [instruction(node_id) for node_id in node_ids]
+
+
+def _answered(grid: ScriptedGrid, *node_ids: int, timeout_s: float = 10.0) -> list[str]:
+    """The messages that were answered, in the order in which replies came."""
+    replies = exchange(
+        grid,
+        _messages(*node_ids),
+        timeout_s=timeout_s,
+        clock=grid.clock,
+        sleep=grid.clock.sleep,
+    )
+    return [reply.metadata.reply_to_message_id for reply in replies]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_replies_come_in_the_order_of_arrival(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: 3.0, 2: 0.0, 3: 1.0})
+    assert _answered(grid, 1, 2, 3) == ["m2", "m3", "m1"]
+
+
+def test_nobody_sleeps_once_all_have_answered(clock: Clock) -> None:
+    assert _answered(ScriptedGrid(clock, {1: 0.0, 2: 0.0}), 1, 2) == ["m1", "m2"]
+    assert clock.pauses == []
+
+
+def test_a_late_reply_never_comes(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: 0.1, 2: 10.1, 3: None})
+    assert _answered(grid, 1, 2, 3) == ["m1"]
+    assert clock() == pytest.approx(110.0)
+
+
+@pytest.mark.parametrize("delay", [9.999, 10.0])
+def test_a_reply_just_in_time_is_taken(clock: Clock, delay: float) -> None:
+    assert _answered(ScriptedGrid(clock, {1: delay}), 1) == ["m1"]
+
+
+def test_pauses_grow_and_start_anew_after_each_reply(clock: Clock) -> None:
+    assert _answered(ScriptedGrid(clock, {1: 2.0, 2: 9.0}), 1, 2) == ["m1", "m2"]
+    assert clock.pauses[:7] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5]
+    assert clock.pauses.count(0.01) == 2
+    assert max(clock.pauses) == 0.5
+
+
+@pytest.mark.parametrize("returns_none", [True, False])
+def test_a_node_that_cannot_be_reached_is_not_waited_for(clock: Clock, returns_none: bool) -> None:
+    grid = ScriptedGrid(clock, {1: 0.0, 2: 0.0})
+    grid.unreachable, grid.returns_none = {1}, returns_none
+    assert _answered(grid, 1, 2) == ["m2"]
+    assert clock.pauses == []
+
+
+def test_no_messages_have_no_replies(clock: Clock) -> None:
+    assert _answered(ScriptedGrid(clock, {})) == []
+    assert clock.pauses == []
+
+
+def test_replies_to_other_messages_are_passed_over_without_spinning(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: 2.0})
+    stranger = instruction(9, message_id="m9")
+    grid.noise = [Message(RecordDict(), reply_to=stranger)] * 2
+    assert _answered(grid, 1) == ["m1"]
+    assert len(clock.pauses) < 15
+
+
+def test_a_second_reply_to_the_same_message_is_passed_over(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: 0.0, 2: 1.0})
+    first = instruction(1, message_id="m1")
+    grid.noise = [Message(RecordDict(), reply_to=first)] * 3
+    assert _answered(grid, 1, 2) == ["m1", "m2"]
+
+
+def test_an_error_is_a_reply(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: 0.0})
+    grid.failing = {1}
+    replies = exchange(grid, _messages(1), timeout_s=1.0, clock=clock, sleep=clock.sleep)
+    assert [reply.has_error() for reply in replies] == [True]
+
+
+def test_messages_are_sent_before_the_first_reply_is_asked_for(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: 0.0})
+    messages = _messages(1)
+    exchange(grid, messages, timeout_s=1.0, clock=clock, sleep=clock.sleep)
+    assert messages[0].metadata.message_id == "m1"
+
+
+def _nodes(grid: ScriptedGrid, num_nodes: int) -> list[int]:
+    return wait_for_nodes(grid, num_nodes, timeout_s=10.0, clock=grid.clock, sleep=grid.clock.sleep)
+
+
+def test_nodes_are_awaited_until_there_are_enough(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {7: 0.0, 3: 2.0, 5: 60.0})
+    assert _nodes(grid, 2) == [3, 7]
+    assert clock() == pytest.approx(102.0)
+
+
+def test_all_nodes_that_are_there_are_told(clock: Clock) -> None:
+    assert _nodes(ScriptedGrid(clock, {7: 0.0, 3: 0.0, 5: 0.0}), 2) == [3, 5, 7]
+    assert clock.pauses == []
+
+
+def test_waiting_for_nodes_ends_when_time_is_up(clock: Clock) -> None:
+    assert _nodes(ScriptedGrid(clock, {7: 0.0, 3: 60.0}), 2) == [7]
+    assert clock() == pytest.approx(110.0)

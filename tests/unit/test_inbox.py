@@ -1,0 +1,266 @@
+"""The coordinator's inbox: an honest reply passes, and each kind of bad one has its reason."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message, RecordDict
+
+from common import wire
+from common.arrays import Arrays, Block, Manifest, size_of
+from common.errors import RefusalCode
+from common.normalisation import moments_manifest
+from common.wire import Reply, Task, TaskKind
+from server.inbox import Expected, open_reply
+from tests.unit.builders import HASH, evaluation, instruction, study_of
+
+STUDY = study_of(strategy={"max_patients_per_site": 1000})
+UPDATE: Manifest = (Block(name="head.weight", shape=(1, 4)), Block(name="head.bias", shape=(1,)))
+COUNTS = {"patients": 90, "labs": 90, "vitals": 10, "lifestyle": 0}
+METRICS = evaluation(30, STUDY).to_flat() | {
+    "seconds_training": (1.5,),
+    "seconds_evaluation": (0.5,),
+}
+
+
+def _arrays(manifest: Manifest, dtype: type = np.float32) -> Arrays:
+    return Arrays(manifest=manifest, flat=np.zeros(size_of(manifest), dtype=dtype))
+
+
+def _task(kind: TaskKind) -> Task:
+    return Task(kind=kind, run_id="r", round=2, nonce="n", study_hash=HASH, code="c")
+
+
+def _expected(kind: TaskKind) -> Expected:
+    return {
+        TaskKind.TRAIN: Expected(
+            task=_task(TaskKind.TRAIN),
+            study=STUDY,
+            site="north",
+            manifest=UPDATE,
+            dtype="float32",
+            counts=COUNTS,
+        ),
+        TaskKind.EVALUATE: Expected(
+            task=_task(TaskKind.EVALUATE),
+            study=STUDY,
+            site="north",
+            manifest=None,
+            dtype="float32",
+            counts=COUNTS,
+        ),
+        TaskKind.ENROL: Expected(
+            task=_task(TaskKind.ENROL),
+            study=STUDY,
+            site=None,
+            manifest=moments_manifest(STUDY),
+            dtype="float64",
+            counts=None,
+        ),
+    }[kind]
+
+
+def _honest(kind: TaskKind) -> Reply:
+    reply = Reply(kind=kind, run_id="r", round=2, nonce="n", site="north")
+    match kind:
+        case TaskKind.TRAIN:
+            return replace(reply, arrays=_arrays(UPDATE), counts=COUNTS, metrics=METRICS)
+        case TaskKind.EVALUATE:
+            return replace(reply, metrics=METRICS)
+        case TaskKind.ENROL:
+            return replace(reply, arrays=_moments(), counts=COUNTS)
+
+
+def _moments(**changes: float) -> Arrays:
+    named = _arrays(moments_manifest(STUDY), np.float64).unpack()
+    named |= {
+        "labs.count": np.array([90.0, 80.0]),
+        "labs.sum": np.array([-90.0, 40.0]),
+        "labs.sum_squares": np.array([90.0, 30.0]),
+    }
+    for name, value in changes.items():
+        named[f"labs.{name}"] = np.array([value, 0.0])
+    return Arrays.pack(named, dtype=np.float64)
+
+
+def _open(reply: Reply, kind: TaskKind = TaskKind.TRAIN) -> tuple[Reply | None, str]:
+    message = instruction(1, kind.value)
+    return open_reply(Message(wire.reply_to_records(reply), reply_to=message), _expected(kind))
+
+
+@pytest.mark.parametrize("kind", TaskKind)
+def test_an_honest_reply_passes(kind: TaskKind) -> None:
+    assert _open(_honest(kind), kind) == (_honest(kind), "")
+
+
+@pytest.mark.parametrize("kept", [[], ["num_patients"], ["seconds_training", "confusion"]])
+def test_a_policy_may_withhold_statistics(kept: list[str]) -> None:
+    reply = replace(_honest(TaskKind.TRAIN), metrics={name: METRICS[name] for name in kept})
+    assert _open(reply) == (reply, "")
+
+
+def test_withheld_moments_pass() -> None:
+    counts = COUNTS | {"labs": 0}
+    moments = _arrays(moments_manifest(STUDY), np.float64)
+    reply = replace(_honest(TaskKind.ENROL), counts=counts, arrays=moments)
+    assert _open(reply, TaskKind.ENROL) == (reply, "")
+
+
+def _with(**changes: Any) -> Callable[[Reply], Reply]:
+    return lambda reply: replace(reply, **changes)
+
+
+def _with_metric(name: str, *values: float) -> Callable[[Reply], Reply]:
+    return lambda reply: replace(reply, metrics={**reply.metrics, name: values})
+
+
+def _with_count(name: str, count: int) -> Callable[[Reply], Reply]:
+    return lambda reply: replace(reply, counts={**reply.counts, name: count})
+
+
+def _not_finite(value: float) -> Arrays:
+    return Arrays(manifest=UPDATE, flat=np.array([0, 0, value, 0, 0], dtype=np.float32))
+
+
+SHUFFLED = _arrays((UPDATE[1], UPDATE[0]))
+TRANSPOSED = _arrays((replace(UPDATE[0], shape=(4, 1)), UPDATE[1]))
+
+BAD_UPDATES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
+    "another kind": (_with(kind=TaskKind.EVALUATE), "answers another task"),
+    "another run": (_with(run_id="s"), "answers another task"),
+    "another round": (_with(round=1), "answers another task"),
+    "another nonce": (_with(nonce="m"), "answers another task"),
+    "another site": (_with(site="south"), "answers for another site"),
+    "no arrays": (_with(arrays=None), "arrays of another shape"),
+    "fewer arrays": (_with(arrays=_arrays(UPDATE[:1])), "arrays of another shape"),
+    "arrays in another order": (_with(arrays=SHUFFLED), "arrays of another shape"),
+    "arrays of another shape": (_with(arrays=TRANSPOSED), "arrays of another shape"),
+    "arrays in float64": (_with(arrays=_arrays(UPDATE, np.float64)), "arrays of another type"),
+    "NaN": (_with(arrays=_not_finite(float("nan"))), "arrays that are not finite"),
+    "infinity": (_with(arrays=_not_finite(float("-inf"))), "arrays that are not finite"),
+    "no counts": (_with(counts={}), "counts of other granularities"),
+    "a count too many": (_with_count("imaging", 3), "counts of other granularities"),
+    "no patients": (_with_count("patients", 0), "an absurd number of patients"),
+    "fewer than none": (_with_count("patients", -5), "an absurd number of patients"),
+    "too many patients": (_with_count("patients", 1001), "an absurd number of patients"),
+    "a negative count": (_with_count("labs", -1), "an absurd number of patients"),
+    "more than all": (_with_count("labs", 91), "an absurd number of patients"),
+    "counts that have changed": (_with_count("vitals", 11), "other counts than it enrolled with"),
+    "a statistic that is not declared": (
+        _with_metric("patient_17", 1.0),
+        "statistics that are not declared",
+    ),
+    "a statistic of another size": (
+        _with_metric("confusion", 1.0, 2.0),
+        "statistics that are not declared",
+    ),
+    "seconds that are missing": (
+        _with_metric("seconds_training"),
+        "statistics that are not declared",
+    ),
+    "a statistic that is NaN": (
+        _with_metric("loss_sum", float("nan")),
+        "statistics that are negative or not finite",
+    ),
+    "a statistic that is infinite": (
+        _with_metric("loss_sum", float("inf")),
+        "statistics that are negative or not finite",
+    ),
+    "a statistic that is negative": (
+        _with_metric("brier_sum", -1.0),
+        "statistics that are negative or not finite",
+    ),
+    "seconds beyond all time": (
+        _with_metric("seconds_training", 1e300),
+        "statistics that are negative or not finite",
+    ),
+    "statistics of other patients": (
+        _with_metric("num_patients", 31.0),
+        "statistics that disagree with one another",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_UPDATES.values(), ids=BAD_UPDATES.keys())
+def test_a_bad_update_is_dropped_with_its_reason(bad: tuple[Callable[[Reply], Reply], str]) -> None:
+    spoil, reason = bad
+    assert _open(spoil(_honest(TaskKind.TRAIN))) == (None, f"rejected: {reason}")
+
+
+BAD_EVALUATIONS: dict[str, tuple[Callable[[Reply], Reply], str]] = {
+    "arrays": (_with(arrays=_arrays(UPDATE)), "arrays of another shape"),
+    "counts": (_with(counts=COUNTS), "counts in an evaluation"),
+    "another site": (_with(site="south"), "answers for another site"),
+    "an infinite statistic": (
+        _with_metric("loss_sum", float("inf")),
+        "statistics that are negative or not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_EVALUATIONS.values(), ids=BAD_EVALUATIONS.keys())
+def test_a_bad_evaluation_is_dropped_with_its_reason(
+    bad: tuple[Callable[[Reply], Reply], str],
+) -> None:
+    spoil, reason = bad
+    reply = spoil(_honest(TaskKind.EVALUATE))
+    assert _open(reply, TaskKind.EVALUATE) == (None, f"rejected: {reason}")
+
+
+OUTSIDE = "moments outside of the plausible ranges"
+BAD_ENROLMENTS: dict[str, tuple[Callable[[Reply], Reply], str]] = {
+    "no moments": (_with(arrays=None), "arrays of another shape"),
+    "an empty name": (_with(site=""), "a malformed site name"),
+    "a name that breaks a table": (_with(site="a|b"), "a malformed site name"),
+    "a name on two lines": (_with(site="north\n"), "a malformed site name"),
+    "a name that is a path": (_with(site="../north"), "a malformed site name"),
+    "a name of 64 letters": (_with(site="n" * 64), "a malformed site name"),
+    "a sum beyond the ranges": (_with(arrays=_moments(sum=92.0)), OUTSIDE),
+    "a sum below the ranges": (_with(arrays=_moments(sum=-1e300)), OUTSIDE),
+    "squares beyond the ranges": (_with(arrays=_moments(sum_squares=92.0)), OUTSIDE),
+    "negative squares": (_with(arrays=_moments(sum_squares=-1.0)), OUTSIDE),
+    "a negative count": (_with(arrays=_moments(count=-1.0)), OUTSIDE),
+    "values of more patients": (_with(arrays=_moments(count=91.0)), OUTSIDE),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ENROLMENTS.values(), ids=BAD_ENROLMENTS.keys())
+def test_a_bad_enrolment_is_dropped_with_its_reason(
+    bad: tuple[Callable[[Reply], Reply], str],
+) -> None:
+    spoil, reason = bad
+    reply = spoil(_honest(TaskKind.ENROL))
+    assert _open(reply, TaskKind.ENROL) == (None, f"rejected: {reason}")
+
+
+@pytest.mark.parametrize("code", RefusalCode)
+def test_a_refusal_is_told_by_its_code(code: RefusalCode) -> None:
+    refusal = Reply(
+        kind=TaskKind.TRAIN, run_id="r", round=2, nonce="n", site="north", status=code.value
+    )
+    assert _open(refusal) == (None, code.value)
+
+
+@pytest.mark.parametrize("status", ["", "OK", "rejected: by me", "| late |"])
+def test_a_status_that_is_not_on_the_list_is_malformed(status: str) -> None:
+    assert _open(replace(_honest(TaskKind.TRAIN), status=status)) == (None, "malformed")
+
+
+def test_a_message_that_is_not_a_reply_is_malformed() -> None:
+    asked = instruction(1)
+    expected = _expected(TaskKind.TRAIN)
+    assert open_reply(Message(RecordDict(), reply_to=asked), expected) == (None, "malformed")
+    task = wire.task_to_records(_task(TaskKind.TRAIN))
+    assert open_reply(Message(task, reply_to=asked), expected) == (None, "malformed")
+
+
+def test_a_failed_process_is_an_error_whatever_it_says() -> None:
+    asked = instruction(1)
+    failed = Message(Error(code=2, reason="patient 17 has no age"), reply_to=asked)
+    assert open_reply(failed, _expected(TaskKind.TRAIN)) == (None, "error")
+
+
+def test_no_message_is_late() -> None:
+    assert open_reply(None, _expected(TaskKind.TRAIN)) == (None, "late")

@@ -1,0 +1,155 @@
+"""The report: every part of the results is told, and what is not known is told as such."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from server.report.markdown import report_of
+
+METRICS = {
+    "num_patients": 30.0,
+    "accuracy": 0.8125,
+    "auroc": 0.75,
+    "auprc": 0.7,
+    "f1": None,
+    "loss": 0.5,
+    "brier": 0.2,
+    "calibration_error": 0.05,
+    "auroc_error_bound": 0.0012,
+}
+
+
+def _results() -> dict[str, Any]:
+    entry = {"pooled": METRICS, "sites": {"north": METRICS, "south": None}, "oracle": None}
+    return copy.deepcopy(
+        {
+            "schema": 1,
+            "run_id": "abc",
+            "status": "finished",
+            "study": "small",
+            "study_hash": "0123456789abcdef" * 4,
+            "seed": 7,
+            "strategy": "fedadam",
+            "engine": "in-process",
+            "release": "0.1.0",
+            "code": "c0de",
+            "started_at": "2026-03-01T12:00:00+00:00",
+            "ended_at": "2026-03-01T12:05:00+00:00",
+            "num_rounds": 1,
+            "resumed_at_rounds": [],
+            "sites": {
+                "north": {"training_patients": {"patients": 90}},
+                "south": {"training_patients": {"patients": 60}},
+            },
+            "rounds": [{"round": 0, **entry}, {"round": 1, **entry}],
+            "absent": [],
+            "bytes": {"down": 1234567, "up": 4200},
+            "seconds": {
+                "rounds": 4.0,
+                "aggregation": 1.0,
+                "checkpoints": 0.25,
+                "site_training": 3.0,
+                "site_evaluation": 1.25,
+            },
+        }
+    )
+
+
+def test_the_heading_says_what_was_run() -> None:
+    report = report_of(_results())
+    assert report.startswith("# small: run abc\n")
+    assert "Finished; fedadam over 2 sites, 1 rounds, seed 7." in report
+    assert "Study `0123456789abcdef`, Wardround 0.1.0 (code `c0de`), engine in-process." in report
+    assert "Resumed" not in report
+
+
+def test_a_resumed_run_says_where() -> None:
+    report = report_of(_results() | {"resumed_at_rounds": [1, 4]})
+    assert "seed 7. Resumed at round 1, 4." in report
+
+
+def test_the_last_round_has_a_row_for_every_site_and_one_for_all() -> None:
+    lines = report_of(_results()).splitlines()
+    assert "## After round 1: held-out patients of every site" in lines
+    assert "| north | 90 | 30 | 0.812 | 0.750 | 0.700 | – | 0.050 |" in lines
+    assert "| south | 60 | not sent | – | – | – | – | – |" in lines
+    assert "| **all, pooled** |  | 30 | 0.812 | 0.750 | 0.700 | – | 0.050 |" in lines
+    assert "Pooled AUROC from score histograms, exact to ±0.0012." in lines
+
+
+def test_a_site_that_was_absent_in_the_last_round_has_a_row() -> None:
+    results = _results()
+    del results["rounds"][-1]["sites"]["south"]
+    assert "| south | 60 | not sent |" in report_of(results)
+
+
+def test_tables_have_as_many_cells_in_every_row() -> None:
+    table: list[int] = []
+    for line in [*report_of(_results()).splitlines(), ""]:
+        if line.startswith("|"):
+            table.append(line.count("|"))
+        else:
+            assert len(set(table)) <= 1
+            table = []
+
+
+def test_an_undefined_auroc_has_no_bound() -> None:
+    results = _results()
+    results["rounds"][-1]["pooled"] |= {"auroc": None, "auroc_error_bound": None}
+    assert "exact to" not in report_of(results)
+
+
+def test_the_oracle_is_told_where_there_is_one() -> None:
+    assert "Oracle" not in report_of(_results())
+    results = _results()
+    results["rounds"][-1]["oracle"] = {"accuracy": 0.8, "auroc": 0.7512}
+    line = next(line for line in report_of(results).splitlines() if line.startswith("Oracle"))
+    assert "accuracy 0.800, AUROC 0.751, AUPRC –, F1 –" in line
+
+
+def test_the_course_of_the_rounds_counts_sites_that_sent_statistics() -> None:
+    lines = report_of(_results()).splitlines()
+    assert "| 0 | 1 | 0.500 | 0.812 | 0.750 |" in lines
+    assert "| 1 | 1 | 0.500 | 0.812 | 0.750 |" in lines
+
+
+def test_one_round_has_no_course() -> None:
+    results = _results()
+    results["rounds"] = results["rounds"][:1]
+    assert "Round by round" not in report_of(results)
+
+
+def test_a_run_without_rounds_says_so() -> None:
+    report = report_of(_results() | {"rounds": []})
+    assert "No site has answered a round yet." in report
+    assert "Round by round" not in report
+
+
+def test_absences_are_told_once_for_each_site_and_reason() -> None:
+    absent = [
+        {"round": 3, "site": "south", "reason": "late"},
+        {"round": 1, "site": "south", "reason": "late"},
+        {"round": 1, "site": "south", "reason": "late"},
+        {"round": 2, "site": "south", "reason": "error"},
+    ]
+    lines = report_of(_results() | {"absent": absent}).splitlines()
+    assert "| south | late | 1, 3 |" in lines
+    assert "| south | error | 2 |" in lines
+    assert "No site was absent." not in lines
+
+
+def test_nobody_absent_is_told() -> None:
+    assert "No site was absent." in report_of(_results())
+
+
+def test_the_cost_is_in_seconds_and_bytes() -> None:
+    report = report_of(_results())
+    assert "4.00 s in rounds: 3.00 s training and 1.25 s evaluation at the sites" in report
+    assert "Sent 1,234,567 bytes to the sites and 4,200 back." in report
+    assert report.endswith("back.\n")
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "unfinished"])
+def test_every_status_is_told(status: str) -> None:
+    assert f"{status.capitalize()}; fedadam" in report_of(_results() | {"status": status})

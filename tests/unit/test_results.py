@@ -1,0 +1,267 @@
+"""Results are a function of the journal alone: journals written by hand, and what follows."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import RunError
+from common.metrics import EvaluationSums, metrics_of
+from server.journal import Event, Journal, read_journal
+from server.report import write_report
+from server.report.results import results_of
+from tests.unit.builders import HASH, evaluation, study_of
+
+STUDY = study_of()
+NORTH, SOUTH = evaluation(30, STUDY, seed=1), evaluation(50, STUDY, seed=2)
+LATER = evaluation(30, STUDY, seed=3)
+COUNTS = {"patients": 90, "labs": 90, "vitals": 10, "lifestyle": 0}
+
+
+def _event(event: str, minute: int = 0, **fields: Any) -> Event:
+    return {"at": f"2026-03-01T12:{minute:02}:00+00:00", "event": event, **fields}
+
+
+def _start(event: str = "run_started", minute: int = 0, round_number: int = 0) -> Event:
+    return _event(
+        event,
+        minute,
+        run_id="abc",
+        study=STUDY.model_dump(mode="json"),
+        study_hash=HASH,
+        seed=0,
+        num_rounds=2,
+        round=round_number,
+        engine="in-process",
+        release="0.1.0",
+        code="c0de",
+    )
+
+
+def _enrolled(site: str) -> list[Event]:
+    return [
+        _event("reply", round=0, kind="query", site=site, counts=COUNTS, metrics={}, bytes_up=10),
+        _event("enrolled", site=site, counts=COUNTS),
+    ]
+
+
+def _reply(
+    round_number: int,
+    site: str,
+    sums: EvaluationSums | None,
+    kind: str = "train",
+    seconds: tuple[float, float] = (1.0, 0.25),
+) -> Event:
+    metrics = {} if sums is None else {k: list(v) for k, v in sums.to_flat().items()}
+    metrics |= {"seconds_training": [seconds[0]], "seconds_evaluation": [seconds[1]]}
+    return _event(
+        "reply",
+        round=round_number,
+        kind=kind,
+        site=site,
+        counts=COUNTS,
+        metrics=metrics,
+        bytes_up=100,
+    )
+
+
+def _asked(round_number: int) -> Event:
+    return _event("asked", round=round_number, kind="train", nonces={}, bytes_down=1000)
+
+
+def _aggregated(round_number: int, *sites: str) -> list[Event]:
+    return [
+        _event("aggregated", round=round_number, sites=list(sites), update_norm=1.0, seconds=0.5),
+        _event("checkpoint", round=round_number, seconds=0.125),
+        _event("round_finished", round=round_number, seconds=2.0),
+    ]
+
+
+def journal_of_a_run() -> list[Event]:
+    """Two sites, two rounds; south is late in round 1; then one last evaluation."""
+    return [
+        _start(),
+        *_enrolled("south"),
+        *_enrolled("north"),
+        _asked(0),
+        _reply(0, "south", SOUTH),
+        _reply(0, "north", NORTH),
+        *_aggregated(1, "north", "south"),
+        _event("oracle", round=0, metrics={"auroc": 0.75}),
+        _asked(1),
+        _event("absent", round=1, site="south", reason="late"),
+        _reply(1, "north", LATER),
+        *_aggregated(2, "north"),
+        _asked(2),
+        _reply(2, "north", None, kind="evaluate", seconds=(0.0, 0.5)),
+        _event("run_finished", 5, round=2),
+    ]
+
+
+def test_a_run_is_told_from_its_journal() -> None:
+    results = results_of(journal_of_a_run())
+    expected = {
+        "schema": 1,
+        "run_id": "abc",
+        "status": "finished",
+        "study": "small",
+        "study_hash": HASH,
+        "seed": 0,
+        "strategy": "fedavg",
+        "engine": "in-process",
+        "release": "0.1.0",
+        "code": "c0de",
+        "started_at": "2026-03-01T12:00:00+00:00",
+        "ended_at": "2026-03-01T12:05:00+00:00",
+        "num_rounds": 2,
+        "resumed_at_rounds": [],
+        "absent": [{"round": 1, "site": "south", "reason": "late"}],
+    }
+    assert {key: results[key] for key in expected} == expected
+    assert set(results) - set(expected) == {"sites", "rounds", "bytes", "seconds"}
+    assert results["sites"]["north"] == {"training_patients": COUNTS}
+
+
+def test_results_are_a_function_of_the_journal_alone() -> None:
+    journal = journal_of_a_run()
+    before = copy.deepcopy(journal)
+    assert results_of(iter(journal)) == results_of(journal)
+    assert journal == before
+
+
+def test_pooled_metrics_are_those_of_the_merged_sums() -> None:
+    first, second, _ = results_of(journal_of_a_run())["rounds"]
+    assert first["pooled"] == metrics_of(NORTH + SOUTH)
+    assert first["pooled"]["num_patients"] == 80
+    assert first["sites"] == {"north": metrics_of(NORTH), "south": metrics_of(SOUTH)}
+    assert second["pooled"] == metrics_of(LATER)
+
+
+def test_the_order_of_arrival_changes_nothing() -> None:
+    journal = journal_of_a_run()
+    arrivals = [n for n, event in enumerate(journal) if event["event"] == "reply"][2:4]
+    one, other = arrivals
+    journal[one], journal[other] = journal[other], journal[one]
+    assert results_of(journal)["rounds"] == results_of(journal_of_a_run())["rounds"]
+
+
+def test_each_round_names_the_sites_that_it_was_made_from() -> None:
+    rounds = results_of(journal_of_a_run())["rounds"]
+    assert [(r["round"], r["aggregated_from"]) for r in rounds] == [
+        (0, []),
+        (1, ["north", "south"]),
+        (2, ["north"]),
+    ]
+    assert [r["oracle"] for r in rounds] == [{"auroc": 0.75}, None, None]
+
+
+def test_an_enrolment_is_no_round() -> None:
+    enrolment = journal_of_a_run()[:5]
+    assert results_of(enrolment)["rounds"] == []
+    assert set(results_of(enrolment)["sites"]) == {"north", "south"}
+
+
+def test_withheld_statistics_are_null_and_not_pooled() -> None:
+    last = results_of(journal_of_a_run())["rounds"][-1]
+    assert last["sites"] == {"north": None}
+    assert last["pooled"]["num_patients"] == 0
+    assert last["pooled"]["auroc"] is None
+
+
+def test_statistics_of_which_one_is_withheld_are_null() -> None:
+    journal = journal_of_a_run()
+    reply = next(e for e in journal if e["event"] == "reply" and e["round"] == 1)
+    del reply["metrics"]["confusion"]
+    assert results_of(journal)["rounds"][1]["sites"] == {"north": None}
+
+
+def test_a_round_that_was_asked_again_counts_as_last_answered() -> None:
+    journal = [
+        _start(),
+        _asked(0),
+        _reply(0, "north", NORTH),
+        _event("absent", round=0, site="south", reason="error"),
+        _asked(0),
+        _reply(0, "north", LATER),
+        _reply(0, "south", SOUTH),
+        *_aggregated(1, "north", "south"),
+    ]
+    (entry,) = results_of(journal)["rounds"]
+    assert entry["sites"]["north"] == metrics_of(LATER)
+    assert entry["pooled"] == metrics_of(LATER + SOUTH)
+
+
+def test_a_resumed_run_begins_where_it_began() -> None:
+    journal = [
+        *journal_of_a_run()[:10],
+        _start("run_resumed", minute=30, round_number=1),
+        *journal_of_a_run()[10:],
+    ]
+    results = results_of(journal)
+    assert results["resumed_at_rounds"] == [1]
+    assert results["started_at"] == "2026-03-01T12:00:00+00:00"
+    assert results["status"] == "finished"
+    assert results["rounds"] == results_of(journal_of_a_run())["rounds"]
+
+
+FAILED = _event("run_failed", 9, reason="cohort")
+FINISHED = _event("run_finished", 9, round=2)
+RESUMED = _start("run_resumed", minute=10, round_number=1)
+
+
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        ([], "unfinished"),
+        ([FAILED], "failed"),
+        ([FINISHED], "finished"),
+        ([RESUMED], "unfinished"),
+        ([FAILED, RESUMED], "unfinished"),
+        ([FAILED, RESUMED, FINISHED], "finished"),
+        ([FINISHED, RESUMED, FAILED], "failed"),
+    ],
+)
+def test_the_status_is_that_of_the_last_start(events: list[Event], status: str) -> None:
+    assert results_of([_start(), *events])["status"] == status
+
+
+def test_bytes_and_seconds_are_added_up() -> None:
+    results = results_of(journal_of_a_run())
+    # Three exchanges of 1000; enrolments of 10 and 10, replies of 100, 100, 100, 100.
+    assert results["bytes"] == {"down": 3000, "up": 420}
+    assert results["seconds"] == {
+        "rounds": 4.0,
+        "aggregation": 1.0,
+        "checkpoints": 0.25,
+        "site_training": 3.0,
+        "site_evaluation": 1.25,
+    }
+
+
+@pytest.mark.parametrize("events", [[], [_asked(0)], [RESUMED]])
+def test_a_journal_without_a_beginning_is_an_error(events: list[Event]) -> None:
+    with pytest.raises(RunError, match="begins with run_started"):
+        results_of(events)
+
+
+def test_unknown_events_change_nothing() -> None:
+    journal = [*journal_of_a_run()[:-1], _event("weather", sky="blue"), journal_of_a_run()[-1]]
+    assert results_of(journal) == results_of(journal_of_a_run())
+
+
+def test_results_and_report_are_written_from_the_journal_of_a_folder(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", durable=False)
+    for event in journal_of_a_run():
+        journal.write(
+            event["event"], **{k: v for k, v in event.items() if k not in ("at", "event")}
+        )
+    journal.close()
+    assert write_report(tmp_path) == tmp_path / "report.md"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results == results_of(read_journal(tmp_path / "journal.jsonl"))
+    assert "| north | 90 |" in (tmp_path / "report.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *["journal.jsonl", "report.md", "results.json"]
+    ]
