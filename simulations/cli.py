@@ -236,6 +236,29 @@ def studies(
         typer.echo(f"{study.name:24} {study.study.title}")
 
 
+@bench.command("engine")
+def bench_engine(
+    full: Annotated[
+        bool, typer.Option(help="4, 50 and 200 sites; a quarter of an hour instead of two minutes.")
+    ] = False,
+    flower: Annotated[
+        bool, typer.Option(help="Also measure Flower's runtime, which starts Ray.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """The in-process engine against a plain loop, and against Flower's simulation runtime."""
+    from simulations.bench.engine import bench_engine as measure
+    from simulations.bench.report import engine_table
+
+    console = Console(stderr=True)
+    result = measure(full=full, flower=flower, echo=lambda line: console.print(f"… {line}"))
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        for table in engine_table(result):
+            Console().print(table)
+
+
 app.add_typer(data, name="data", rich_help_panel="For a researcher")
 app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
 client.cli.mount(app)
