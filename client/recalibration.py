@@ -6,9 +6,9 @@ model each time, so it is neither kept nor sent, and the global model does not d
 released of predictions made with it does depend on the training patients: under a private plan it
 would have to be paid for.
 
-Source: updating of the intercept ("recalibration in the large"), Steyerberg et al. 2004, section
-2.3. Differs from the source in: a Gaussian prior on the intercept, so that a site with few patients
-moves little, and a site with one outcome class has a finite one.
+Source: updating of the intercept ("recalibration in the large"), Steyerberg et al. 2004, Statistics
+in Medicine 23:2567, method 1. Differs from the source in: a Gaussian prior on the intercept, so that
+a site with few patients moves little, and a site with one outcome class has a finite one.
 
 Letters of shapes: B patients, C classes.
 """

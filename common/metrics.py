@@ -141,13 +141,13 @@ def metrics_of(evaluation: EvaluationSums) -> dict[str, float | None]:
     if num_patients == 0:
         return dict.fromkeys(METRIC_NAMES) | {"num_patients": 0.0}
     confusion = sums["confusion"]
-    ranking = [
-        _ranking(positives, negatives)
+    rankings = [
+        ranking(positives, negatives)
         for positives, negatives in zip(
             sums["positives_by_score"], sums["negatives_by_score"], strict=True
         )
     ]
-    auroc, auprc, bound = (float(np.mean(column)) for column in zip(*ranking, strict=True))
+    auroc, auprc, bound = (float(np.mean(column)) for column in zip(*rankings, strict=True))
     gap = np.abs(sums["calibration_score_sum"] - sums["calibration_outcome_sum"]).sum()
     values = {
         "num_patients": num_patients,
@@ -220,7 +220,7 @@ def _histograms(scores_BK: Floats, weights_BK: Floats, num_bins: int) -> Floats:
     )
 
 
-def _ranking(positives_S: Floats, negatives_S: Floats) -> tuple[float, float, float]:
+def ranking(positives_S: Floats, negatives_S: Floats) -> tuple[float, float, float]:
     """AUROC, average precision and the error bound of the AUROC, from two histograms.
 
     Within a bin the order is unknown; ties count half (Mann–Whitney), so the AUROC is off by at

@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 
 from client.site import Site
-from common.errors import DataError, SiteConfigError
+from common.errors import CohortError, DataError, SiteConfigError
 from common.run_folder import site_folders
 from common.study import Study
 from server.app import Run, execute
@@ -82,6 +82,13 @@ def simulate(
     """
     oracle = oracle or Oracle()
     sites = open_sites(simulation, oracle)
+    fewest = simulation.study.strategy.min_sites
+    if len(sites) < fewest:
+        # A real coordinator waits for more sites to join; in one process none ever will.
+        raise CohortError(
+            f"Expected at least {fewest} sites (strategy.min_sites), found {len(sites)} below "
+            f"{simulation.sites}. Add site folders."
+        )
 
     def evaluate(round_number: int, _: ArrayRecord) -> MetricRecord | None:
         metrics = oracle.pop(round_number)

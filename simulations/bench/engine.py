@@ -182,7 +182,7 @@ def _command(study: Study, sites: Path, out: Path, engine: str) -> _Timed:
     out.parent.mkdir(parents=True, exist_ok=True)
     study_file = out.parent / "study.toml"
     study_file.write_text(study_to_toml(study), encoding="utf-8")
-    command = [sys.executable, "-m", "simulations.cli", "simulate", str(study_file)]
+    command = [str(Path(sys.executable).with_name("wardround")), "simulate", str(study_file)]
     command += ["--sites", str(sites), "--out", str(out), "--engine", engine, "--json"]
     started = time.time()
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # our own command

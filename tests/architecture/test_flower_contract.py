@@ -140,15 +140,6 @@ def test_flwr_reads_the_switches_that_we_set() -> None:  # simulations/flower_ru
         assert f'"{name}"' in source, name
 
 
-def test_telemetry_is_off_where_we_switch_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
-
-    from flwr.supercore import telemetry
-
-    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
-    assert importlib.reload(telemetry).FLWR_TELEMETRY_ENABLED == "0"
-
-
 def test_the_size_of_a_simulation_has_the_names_that_we_pass() -> (
     None
 ):  # simulations/flower_runtime.py

@@ -1,4 +1,4 @@
-"""The packages as they are installed: their names are ours alone, and what they load is what we say."""
+"""The packages as installed: their names are ours alone, and they load no more than we say."""
 
 import subprocess
 import sys

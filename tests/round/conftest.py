@@ -47,7 +47,7 @@ width = 4
 [training]
 rounds = 3
 local_epochs = 1
-batch_size = 16
+batch_size = 32
 learning_rate = 0.1
 """
 

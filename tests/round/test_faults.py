@@ -16,7 +16,9 @@ from common.errors import CohortError, DataError
 from common.models.patient_model import PatientModel, state_of
 from common.study_file import override
 from common.wire import Reply, Task, TaskKind
+from server.journal import read_journal
 from simulations.engine import InProcessGrid
+from simulations.simulate import Simulation, simulate
 
 
 def only(kind: TaskKind, change: Callable[[Reply], Reply]):
@@ -112,21 +114,28 @@ def without_a(federate):
     return federate(left_out="a")
 
 
+@pytest.fixture(scope="module")
+def two_rounds(study):
+    return override(study, training__rounds=2)
+
+
+@pytest.fixture(scope="module")
+def two_rounds_without_a(federate, two_rounds):
+    return federate(two_rounds, left_out="ae")
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_a_site_that_lies_is_dropped_with_the_reason_and_the_others_train_as_without_it(
-    federate, without_a, lie: str
+    federate, two_rounds, two_rounds_without_a, lie: str
 ) -> None:
     change, reason = LIES[lie]
-    run = federate(twists={"a": only(TaskKind.TRAIN, change)})
-    assert run.model_bytes == without_a.model_bytes
+    run = federate(two_rounds, twists={"a": only(TaskKind.TRAIN, change)}, left_out="e")
+    assert run.model_bytes == two_rounds_without_a.model_bytes
     assert all(np.isfinite(values).all() for values in run.model.values())
-    assert [(e["round"], e["site"], e["reason"]) for e in run.events("absent")] == [
-        (round_number, "a", reason) for round_number in range(3)
-    ]
     assert run.results["absent"] == [
-        {"round": round_number, "site": "a", "reason": reason} for round_number in range(3)
+        {"round": round_number, "site": "a", "reason": reason} for round_number in range(2)
     ]
-    assert [e["sites"] for e in run.events("aggregated")] == [["b", "c", "d", "e"]] * 3
+    assert [e["sites"] for e in run.events("aggregated")] == [["b", "c", "d"]] * 2
 
 
 def raising(task: Task, answer) -> Reply:
@@ -287,7 +296,7 @@ def test_sites_that_cannot_start_are_all_named(federate, hospitals: Path, tmp_pa
 
 
 def test_with_too_few_sites_the_run_ends_after_the_attempts_and_can_be_resumed(
-    federate, honest, study, tmp_path: Path
+    federate, study, tmp_path: Path
 ) -> None:
     study = override(study, strategy__min_sites=4, strategy__max_attempts=2)
 
@@ -296,8 +305,8 @@ def test_with_too_few_sites_the_run_ends_after_the_attempts_and_can_be_resumed(
 
     with pytest.raises(CohortError, match=r"at least 4 sites.*2 time"):
         federate(study, twists={"a": ill, "c": ill}, out=tmp_path / "run")
-    journal = (tmp_path / "run" / "journal.jsonl").read_text(encoding="utf-8")
-    assert journal.count('"kind": "train", "round": 2') - journal.count('"event": "reply"') != 0
+    asked = [e for e in read_journal(tmp_path / "run" / "journal.jsonl") if e["event"] == "asked"]
+    assert [e["round"] for e in asked if e["kind"] == "train"] == [0, 1, 2, 2]
     assert not (tmp_path / "run" / "model.safetensors").exists()
     resumed = federate(study, out=tmp_path / "run", resume=True)
     assert resumed.results["status"] == "finished"
@@ -306,9 +315,20 @@ def test_with_too_few_sites_the_run_ends_after_the_attempts_and_can_be_resumed(
 
 
 def test_a_round_is_never_made_of_one_site(federate, study, tmp_path: Path) -> None:
-    with pytest.raises(CohortError):
+    study = override(study, strategy__round_timeout_s=0.1)
+    with pytest.raises(CohortError, match="at least 2 sites"):
         federate(study, left_out="bcde", out=tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_simulation_of_too_few_sites_says_so_at_once_and_waits_for_nobody(
+    study, hospitals: Path, tmp_path: Path
+) -> None:
+    alone = frozenset("bcde")
+    simulation = Simulation(study=study, sites=hospitals, out=tmp_path / "run", left_out=alone)
+    with pytest.raises(CohortError, match="at least 2 sites"):
+        simulate(simulation)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_attempt_that_fails_moves_nothing(federate, study) -> None:
@@ -364,11 +384,12 @@ def test_one_hostile_site_of_three_cannot_move_the_model_beyond_the_honest_ones(
     assert bool(((move >= low - 1e-6) & (move <= high + 1e-6)).all()) is holds
 
 
-def test_an_update_of_the_largest_floats_leaves_a_finite_model(federate, study) -> None:
+@pytest.mark.xfail(
+    raises=CohortError, strict=True, reason="the server has no bound on the norm of an update yet"
+)
+def test_an_update_of_the_largest_floats_stops_nobody(federate) -> None:
     hostile = only(TaskKind.TRAIN, update_of(lambda flat: np.full_like(flat, 3.4e38)))
-    with np.errstate(over="ignore"):
-        try:
-            run = federate(study, twists={"a": hostile})
-        except CohortError:
-            pytest.xfail("the server has no bound on the norm of an update yet")
+    with np.errstate(over="ignore", invalid="ignore"):
+        run = federate(twists={"a": hostile})
+    assert run.results["status"] == "finished"
     assert all(np.isfinite(values).all() for values in run.model.values())

@@ -1,7 +1,7 @@
-"""The same run in process and under Flower's simulation runtime. One start of Flower for each end."""
+"""The same run in process and under Flower's simulation runtime: finished, failed, interrupted."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from common.study import Study
 from common.study_file import load_study, override
 from simulations import flower_runtime
 from simulations.cohort import varied_sites, write_cohort
-from simulations.flower_runtime import app_folder, copy_app, run_on_flower
+from simulations.flower_runtime import app_folder, run_on_flower
 from simulations.simulate import Simulation, simulate
 
 
@@ -74,7 +74,7 @@ def test_both_engines_give_the_same_model_bit_for_bit_and_the_same_metrics(
 def test_a_failing_run_raises_one_sentence_with_the_reason(
     study: Study, sites: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match="finished:failed: .*Expected a checkpoint in .*found none"):
+    with pytest.raises(RunError, match=r"finished:failed: .*Expected a checkpoint in .*found none"):
         run_on_flower(study, sites, tmp_path, resume=True)
 
 
@@ -90,7 +90,7 @@ def test_an_interrupted_run_leaves_no_process(study: Study, sites: Path, tmp_pat
 
 
 def test_no_sites_are_an_error_before_anything_is_started(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="Expected folders with a site.toml"):
+    with pytest.raises(RunError, match=r"Expected folders with a site\.toml"):
         run_on_flower(study, tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -101,15 +101,3 @@ def test_an_installation_without_a_checkout_is_told_what_to_do(
     monkeypatch.setattr(flower_runtime.common, "__file__", str(tmp_path / "common" / "__init__.py"))
     with pytest.raises(RunError, match="install Wardround from a checkout"):
         app_folder()
-
-
-def test_the_copied_app_is_what_the_bundle_holds(tmp_path: Path) -> None:
-    from flwr.cli.build import build_fab_from_disk
-
-    copy_app(app_folder(), tmp_path / "app")
-    fresh = _fab_of(build_fab_from_disk, tmp_path / "app")
-    assert fresh == _fab_of(build_fab_from_disk, app_folder())
-
-
-def _fab_of(build: Callable[[Path], bytes], folder: Path) -> bytes:
-    return build(folder)

@@ -103,16 +103,18 @@ def test_no_updates_cannot_be_combined() -> None:
 
 
 @st.composite
-def cohorts(draw: st.DrawFn, *, homogeneous: bool = False) -> list[SiteUpdate]:
+def cohorts(draw: st.DrawFn, *, homogeneous: bool = False, spread: int = 0) -> list[SiteUpdate]:
+    """Updates of one to six sites, whose sizes differ by up to `spread` powers of ten."""
     num_sites = draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     sites = []
     for n in range(num_sites):
         counts = draw(st.fixed_dictionaries(dict.fromkeys(_all(0), st.integers(0, 10**6))))
+        size = 10.0 ** rng.integers(-spread, spread + 1)
         named = {
-            LABS: rng.normal(size=(2, 1)),
-            IMAGING: rng.normal(size=3),
-            HEAD: rng.normal(1, 1, 1),
+            LABS: size * rng.normal(size=(2, 1)),
+            IMAGING: size * rng.normal(size=3),
+            HEAD: size * rng.normal(size=1),
         }
         sites.append(
             SiteUpdate(
@@ -127,7 +129,13 @@ def cohorts(draw: st.DrawFn, *, homogeneous: bool = False) -> list[SiteUpdate]:
 COMBINES = ["mean", "median", "trimmed_mean"]
 
 
-@given(cohorts(), st.sampled_from(COMBINES), st.booleans(), st.randoms(use_true_random=False))
+# Sums of sizes as far apart as these differ in float64, and in float32, by their order.
+@given(
+    cohorts(spread=20),
+    st.sampled_from(COMBINES),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
 def test_the_order_of_sites_changes_no_bit(
     sites: list[SiteUpdate], name: str, equal_weights: bool, rng: random.Random
 ) -> None:
@@ -257,8 +265,9 @@ def test_parameters_are_found_by_name_and_not_by_place() -> None:
     assert moved.flat.tolist() == [3.0, 1.0, 2.0]
 
 
-def test_small_steps_are_added_in_double_precision() -> None:
-    # In float32, 1 + 4e-8 is 1; here a move is rounded once, after the addition.
+def test_a_move_is_rounded_once_after_it_was_added() -> None:
+    # A little more than half of the last digit of 1 in float32; as a float32 it is exactly half,
+    # and 1 would stay 1.
     state = Arrays.pack({HEAD: np.ones(1)})
-    moved = add_to_parameters(state, state.manifest, np.array([1.2e-7 - 4e-8]))
-    assert moved.flat[0] == np.float32(1.0 + 8e-8)
+    moved = add_to_parameters(state, state.manifest, np.array([2.0**-24 + 2.0**-50]))
+    assert moved.flat[0] == 1 + 2.0**-23

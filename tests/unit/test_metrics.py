@@ -246,7 +246,7 @@ IMPOSSIBLE = {
     "half patients": ("confusion", (0.5, 1.5, 1.0, 1.0)),
     "scores of more patients": ("positives_by_score", (1.0,) * 10),
     "scores of half patients": ("negatives_by_score", (0.5, 1.5) + (0.0,) * 8),
-    "calibration of fewer patients": ("calibration_count", (1.0,) + (0.0,) * 9),
+    "calibration of more patients": ("calibration_count", (1.0,) * 10),
     "scores above 1": ("calibration_score_sum", (2.0,) + (0.0,) * 9),
     "more outcomes than patients": ("calibration_outcome_sum", (2.0,) + (0.0,) * 9),
     "a Brier score above 2": ("brier_sum", (8.1,)),

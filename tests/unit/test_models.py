@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.arrays import Arrays
 from common.models.contract import Batch
-from common.models.fusion import AttentionFusion
+from common.models.fusion import AttentionFusion, build_fusion
 from common.models.heads import loss_per_patient
 from common.models.patient_model import (
     ENCODERS,
@@ -74,6 +74,19 @@ def test_absent_granularity_cannot_influence_the_output(
     study, model = _model(fusion)
     batch = batch_of(study, 6, seed)
     assert torch.equal(model(batch), model(_with_garbage(batch, value)))
+
+
+@given(st.integers(0, 2**32), st.sampled_from(FUSIONS), st.sampled_from(GARBAGE))
+def test_a_token_that_is_not_present_cannot_influence_the_fusion(
+    seed: int, fusion: str, value: float
+) -> None:
+    study, _ = _model(fusion)
+    generator = torch.Generator().manual_seed(seed)
+    tokens_BTD = torch.randn(5, 3, 4, generator=generator)
+    present_BT = torch.rand(5, 3, generator=generator) < 0.5
+    fuse = build_fusion(study.model, num_tokens=3).eval()
+    spoilt_BTD = torch.where(present_BT.unsqueeze(-1), tokens_BTD, value)
+    assert torch.equal(fuse(tokens_BTD, present_BT), fuse(spoilt_BTD, present_BT))
 
 
 @pytest.mark.parametrize("value", GARBAGE)

@@ -53,6 +53,21 @@ def test_of_several_classes_auroc_is_the_mean_of_one_against_the_rest() -> None:
     assert metrics["auroc"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
 
 
+@pytest.mark.parametrize("decimals", [1, 6], ids=["many ties", "hardly any"])
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_ranking_is_that_of_scikit_learn(num_classes: int, decimals: int) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    random = np.random.default_rng(2)
+    labels_B = random.integers(0, num_classes, 200)
+    scores_BC = random.dirichlet(np.ones(num_classes), 200).round(decimals)
+    columns = [1] if num_classes == 2 else range(num_classes)
+    metrics = exact_metrics(scores_BC, labels_B)
+    for name, of in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+        expected = np.mean([of(labels_B == c, scores_BC[:, c]) for c in columns])
+        assert metrics[name] == pytest.approx(expected, rel=1e-12)
+
+
 @given(order=st.permutations(["a", "b", "c"]))
 def test_the_order_in_which_sites_are_seen_changes_nothing(order: list[str]) -> None:
     random = np.random.default_rng(1)
