@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from client.policy import Policy
-from common.contract import Section, read_toml
+from common.contract import SITE_NAME_PATTERN, Section, read_toml
 from common.errors import SiteConfigError
 
 
@@ -21,7 +21,7 @@ class SiteIdentity(Section):
         device: "cpu", "cuda:N", or "auto" (the first GPU if there is one).
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: Annotated[str, Field(pattern=SITE_NAME_PATTERN)]
     dataset_id: Annotated[str, Field(min_length=1, max_length=200)]
     state_dir: str
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$")] = "auto"

@@ -13,14 +13,13 @@ import numpy as np
 from client.policy import Policy
 from common.arrays import Arrays, Manifest, slices_of
 from common.errors import Refusal, RefusalCode
-from common.metrics import declared_shapes
+from common.metrics import SECONDS, declared_shapes
 from common.models.patient_model import SHARED, block_owner
 from common.study import Study
 from common.wire import OK, Reply, TaskKind
 
 logger = logging.getLogger(__name__)
 
-SECONDS = ("seconds_training", "seconds_evaluation")
 _DTYPES = {TaskKind.TRAIN: np.dtype(np.float32), TaskKind.ENROL: np.dtype(np.float64)}
 
 
@@ -144,7 +143,7 @@ def _withhold_metrics(reply: Reply, policy: Policy) -> Reply:
 def _bound_norm(reply: Reply, policy: Policy) -> Reply:
     if reply.kind is not TaskKind.TRAIN or reply.arrays is None:
         return reply
-    norm = norm_of(reply.arrays)
+    norm = reply.arrays.norm()
     if norm <= policy.max_update_norm:
         return reply
     logger.warning("an update was scaled down to the norm that policy.max_update_norm allows")
@@ -152,11 +151,6 @@ def _bound_norm(reply: Reply, policy: Policy) -> Reply:
     factor = policy.max_update_norm / norm * (1 - 1e-6)
     flat = (reply.arrays.flat.astype(np.float64) * factor).astype(np.float32)
     return replace(reply, arrays=Arrays(manifest=reply.arrays.manifest, flat=flat))
-
-
-def norm_of(arrays: Arrays) -> float:
-    """The L2 norm over all blocks, computed in float64."""
-    return float(np.linalg.norm(arrays.flat.astype(np.float64)))
 
 
 def _block(found: str) -> None:

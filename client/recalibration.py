@@ -7,8 +7,8 @@ released of predictions made with it does depend on the training patients: under
 would have to be paid for.
 
 Source: updating of the intercept ("recalibration in the large"), Steyerberg et al. 2004, Statistics
-in Medicine 23:2567, method 1. Differs from the source in: a Gaussian prior on the intercept, so that
-a site with few patients moves little, and a site with one outcome class has a finite one.
+in Medicine 23:2567, method 1. Differs from the source in: a Gaussian prior on the intercept, with
+which a site with few patients moves little, and one with one outcome class has a finite intercept.
 
 Letters of shapes: B patients, C classes.
 """

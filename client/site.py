@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from client.audit import AuditLog
 from client.config import SiteConfig, load_site_config
 from client.data import read_cohort, usable_cohort
-from client.egress import Declared, norm_of, release
+from client.egress import Declared, release
 from client.evaluation import evaluate, predict_at_site
 from client.normalise import moments_of
 from client.training import Patients, to_device, train
@@ -243,7 +243,7 @@ def _audit_line(reply: Reply) -> dict[str, object]:
         "counts": dict(reply.counts),
         "statistics": sorted(reply.metrics),
         "num_elements": 0 if arrays is None else arrays.flat.size,
-        "norm": None if arrays is None else round(norm_of(arrays), 6),
+        "norm": None if arrays is None else round(arrays.norm(), 6),
         "sha256": None if arrays is None else hashlib.sha256(arrays.flat.tobytes()).hexdigest(),
     }
 

@@ -4,11 +4,13 @@ A pure function of model, patients, plan and seed: the simulation, the plain-loo
 pooled and local-only arms call the same one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from client.data import Cohort
 from common.models.heads import loss_per_patient
@@ -61,9 +63,9 @@ def train(model: PatientModel, patients: Patients, study: Study, *, seed: int) -
     if len(patients) == 0:
         return 0
     plan = study.training
-    optimizer = _optimizer(model, plan)
     mu = study.strategy.proximal_mu if study.strategy.name == "fedprox" else 0.0
     parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = _Optimizer(parameters, plan)
     start = [p.detach().clone() for p in parameters] if mu else []
     devices = [patients.labels_B.device] if patients.labels_B.is_cuda else []
     with torch.random.fork_rng(devices=devices):
@@ -72,7 +74,7 @@ def train(model: PatientModel, patients: Patients, study: Study, *, seed: int) -
         num_steps = plan.steps_of(len(patients))
         for index_B in _batches(len(patients), plan.batch_size, num_steps, seed):
             inputs, labels_B = patients.batch(index_B.to(patients.labels_B.device))
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss = loss_per_patient(study.outcome, model(inputs), labels_B).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             for parameter, origin in zip(parameters, start, strict=False):
@@ -100,14 +102,66 @@ def _batches(num_patients: int, batch_size: int, num_steps: int, seed: int) -> I
             num_given += 1
 
 
-def _optimizer(model: PatientModel, plan: Training) -> torch.optim.Optimizer:
-    parameters, rate, decay = model.parameters(), plan.learning_rate, plan.weight_decay
-    match plan.optimizer:
-        case "sgd":
-            return torch.optim.SGD(
-                parameters, lr=rate, momentum=plan.momentum, weight_decay=decay, foreach=True
+class _Optimizer:
+    """SGD, Adam or AdamW by torch's own update functions; a parameter without gradient stays.
+
+    `torch.optim.Optimizer` would do the same, bit for bit, but imports the compiler
+    (`torch._dynamo`) at its first use: over a second of every process that trains.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], plan: Training) -> None:
+        self._plan = plan
+        self._parameters = parameters
+        is_adaptive = plan.optimizer in ("adam", "adamw")
+        adaptive = parameters if is_adaptive else ()
+        self._first = [torch.zeros_like(p, requires_grad=False) for p in adaptive]
+        self._second = [torch.zeros_like(p, requires_grad=False) for p in adaptive]
+        self._steps = [torch.tensor(0.0) for _ in adaptive]
+        self._momenta: list[Tensor | None] = [None for _ in parameters]
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Moves the parameters by their gradients."""
+        places = [i for i, p in enumerate(self._parameters) if p.grad is not None]
+        parameters = [self._parameters[i] for i in places]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        plan = self._plan
+        if plan.optimizer == "sgd":
+            momenta = [self._momenta[i] for i in places]
+            sgd(
+                parameters,
+                gradients,
+                momenta,
+                foreach=True,
+                weight_decay=plan.weight_decay,
+                momentum=plan.momentum,
+                lr=plan.learning_rate,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
             )
-        case "adam":
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, foreach=True)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, foreach=True)
+            for i, momentum in zip(places, momenta, strict=True):
+                self._momenta[i] = momentum
+            return
+        adam(
+            parameters,
+            gradients,
+            [self._first[i] for i in places],
+            [self._second[i] for i in places],
+            [],
+            [self._steps[i] for i in places],
+            foreach=True,
+            decoupled_weight_decay=plan.optimizer == "adamw",
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=plan.learning_rate,
+            weight_decay=plan.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )

@@ -86,6 +86,10 @@ class Arrays:
         """Each block by name, as a read-only view in its shape."""
         return {b.name: self.flat[s].reshape(b.shape) for b, s in slices_of(self.manifest)}
 
+    def norm(self) -> float:
+        """The L2 norm over all blocks, computed in float64."""
+        return float(np.linalg.norm(self.flat.astype(np.float64)))
+
     def is_finite(self) -> bool:
         """Whether no element is NaN or infinite."""
         return bool(np.isfinite(self.flat).all())

@@ -51,13 +51,22 @@ def validate(
     try:
         return schema.model_validate(table)
     except ValidationError as fault:
-        lines = [f"  {_key(e['loc'])}: {_sentence(e['type'], e['msg'])}" for e in fault.errors()]
+        lines = [
+            f"  {_key(e['loc'], table)}: {_sentence(e['type'], e['msg'])}" for e in fault.errors()
+        ]
         noun = "fault" if len(lines) == 1 else "faults"
         raise error(f"Found {len(lines)} {noun} in {where}:\n" + "\n".join(lines)) from None
 
 
-def _key(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "(whole file)"
+def _key(location: tuple[int | str, ...], table: object) -> str:
+    """The key as it stands in the file: pydantic also names the kind that it chose for a table."""
+    parts: list[str] = []
+    for i, part in enumerate(location):
+        if isinstance(table, dict) and part not in table and i < len(location) - 1:
+            continue
+        parts.append(str(part))
+        table = table.get(part) if isinstance(table, dict) else None
+    return ".".join(parts) or "(whole file)"
 
 
 def _sentence(kind: str, message: str) -> str:

@@ -212,6 +212,13 @@ class Strategy(Section):
 
     `combine` says how updates are averaged, block by block; `name` which optimizer the server then
     applies. `weights`: by observed patients, or every site alike.
+
+    Attributes:
+        min_sites: a round that fewer sites answer is not aggregated.
+        min_sites_per_block: a granularity that fewer sites have is not trained: the mean over one
+            site would publish that site's own update. 1 allows it.
+        max_patients_per_site, max_update_norm: a site that claims more, or sends a longer update,
+            is dropped from the round.
     """
 
     name: Literal["fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
@@ -224,9 +231,11 @@ class Strategy(Section):
     beta_2: Fraction = 0.99
     tau: Positive = 1e-3
     min_sites: Annotated[int, Field(strict=True, ge=2)] = 2
+    min_sites_per_block: Count = 2
     max_attempts: Count = 3
     round_timeout_s: Positive = 600.0
-    max_patients_per_site: Count = 1_000_000
+    max_patients_per_site: Count = 100_000
+    max_update_norm: Positive = 10_000.0
 
 
 class Privacy(Section):

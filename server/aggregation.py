@@ -42,7 +42,13 @@ class Combined:
     trained_P: NDArray[np.bool_]
 
 
-def aggregate(updates: Sequence[SiteUpdate], combine: Combine, *, equal_weights: bool) -> Combined:
+def aggregate(
+    updates: Sequence[SiteUpdate],
+    combine: Combine,
+    *,
+    equal_weights: bool,
+    min_sites: int = 1,
+) -> Combined:
     """The combined update of a round.
 
     Guarantees:
@@ -55,6 +61,8 @@ def aggregate(updates: Sequence[SiteUpdate], combine: Combine, *, equal_weights:
 
     Args:
         updates: one or more, all with the same manifest.
+        min_sites: a block that fewer sites trained stays as it was: the mean over one site is
+            that site's own update.
         equal_weights: every site that trained a block counts alike, whatever its size.
     """
     if not updates:
@@ -66,7 +74,7 @@ def aggregate(updates: Sequence[SiteUpdate], combine: Combine, *, equal_weights:
     for block, place in slices_of(manifest):
         owner = block_owner(block.name)
         trained = [u for u in ordered if u.counts.get(owner, 0) > 0]
-        if not trained:
+        if len(trained) < max(min_sites, 1):
             continue
         weights_N = np.asarray([1.0 if equal_weights else u.counts[owner] for u in trained])
         result[place] = combine(np.stack([u.update.flat[place] for u in trained]), weights_N)

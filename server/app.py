@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,9 +112,13 @@ def execute(
         )
         write_model(run.folder / "model.safetensors", arrays_from_record(result.arrays))
         journal.write("run_finished", round=run.study.training.rounds)
-    except WardroundError as fault:
-        journal.write("run_failed", reason=fault.code)
+    except BaseException as fault:
+        # Whoever looks finds what was reached; nothing here may hide why the run ended.
+        with suppress(WardroundError, OSError):
+            if isinstance(fault, WardroundError):
+                journal.write("run_failed", reason=fault.code)
+            write_report(run.folder)
         raise
     finally:
         journal.close()
-        write_report(run.folder)
+    write_report(run.folder)

@@ -84,7 +84,12 @@ def _fault_of_arrays(reply: Reply, expected: Expected) -> str:
         return ""
     if reply.arrays.flat.dtype.name != expected.dtype:
         return "arrays of another type"
-    return "" if reply.arrays.is_finite() else "arrays that are not finite"
+    if not reply.arrays.is_finite():
+        return "arrays that are not finite"
+    is_update = reply.kind is wire.TaskKind.TRAIN
+    if is_update and reply.arrays.norm() > expected.study.strategy.max_update_norm:
+        return "an update of absurd norm"
+    return ""
 
 
 def _fault_of_counts(reply: Reply, expected: Expected) -> str:

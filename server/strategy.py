@@ -34,7 +34,9 @@ class BlockwiseStrategy(Strategy):
     """Federated averaging per parameter block, with server optimizers, checkpoints and a journal.
 
     Guarantees:
-        - A round is aggregated from at least `strategy.min_sites` sites, or not at all.
+        - A round is aggregated from at least `strategy.min_sites` sites, or not at all, and a
+          block from at least `strategy.min_sites_per_block` of them.
+        - The model is finite after every round.
         - A site that is late, failed, refusing or dropped is absent, and is in the journal.
         - The result does not depend on the order in which replies arrive.
         - After each aggregation there is a checkpoint before the next round is asked for.
@@ -155,11 +157,16 @@ class BlockwiseStrategy(Strategy):
             updates,
             combine_of(self._plan.combine, self._plan.trimmed_fraction),
             equal_weights=self._plan.weights == "equal",
+            min_sites=self._plan.min_sites_per_block,
         )
-        move_P, self._optimizer = step(
+        move_P, optimizer = step(
             self._plan, self._optimizer, combined.update.flat, combined.trained_P
         )
         model = add_to_parameters(self._model, self._manifest, move_P)
+        if not model.is_finite():
+            self._journal.write("diverged", round=server_round)
+            return None, None
+        self._optimizer = optimizer
         self._journal.write(
             "aggregated",
             round=server_round,
@@ -191,12 +198,10 @@ class BlockwiseStrategy(Strategy):
         return None
 
     def summary(self) -> None:
-        """Writes the plan to the journal."""
-        self._journal.write("strategy", strategy=self._plan.model_dump(mode="json"))
+        """Nothing: the plan is in the journal, as a part of the study."""
 
     def _begin(self, grid: Grid, initial_arrays: ArrayRecord, timeout: float) -> ArrayRecord:
         """Enrols the sites; the arrays to start from, normalised."""
-        self.summary()
         self._enrol(grid, wait_for_nodes(grid, self._plan.min_sites, timeout_s=timeout), timeout)
         if len(self._roster) < self._plan.min_sites:
             self._fail("the enrolment", 1)
@@ -231,11 +236,11 @@ class BlockwiseStrategy(Strategy):
         )
         self._declined |= set(newcomers)
         for node_id, reply in self._post.open(exchange(grid, messages, timeout_s=timeout)):
-            if reply.site in self._roster.sites:
-                reason = "another node has enrolled under this name"
-                self._journal.write("absent", round=0, site=reply.site, reason=reason)
+            try:
+                self._roster = self._roster.with_site(node_id, reply)
+            except ValueError as taken:
+                self._journal.write("absent", round=0, site=reply.site, reason=str(taken))
                 continue
-            self._roster = self._roster.with_site(node_id, reply)
             self._declined.remove(node_id)
             self._journal.write("enrolled", site=reply.site, counts=dict(reply.counts))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.arrays import Arrays, Block, Manifest, slices_of
+from common.errors import StudyError
 from common.models.contract import Batch, Encoder
 from common.models.fusion import build_fusion
 from common.models.heads import num_logits
@@ -28,10 +29,19 @@ class PatientModel(nn.Module):
         - A patient without any granularity has a finite output.
         - Building it for equal studies gives equal weights, and leaves torch's global random
           state as it was.
+
+    Raises:
+        StudyError: a granularity has a name that torch's modules use themselves, such as "type".
     """
 
     def __init__(self, study: Study) -> None:
         super().__init__()
+        taken = [name for name in study.granularities if hasattr(nn.ModuleDict, name)]
+        if taken:
+            raise StudyError(
+                f"Expected names of granularities that torch does not use itself, found "
+                f"{', '.join(taken)}. Choose others."
+            )
         with torch.random.fork_rng(devices=[]):
             # Not `torch.manual_seed`, which would seed the GPUs as well.
             torch.default_generator.manual_seed(seed_of(study.training.seed, "weights"))

@@ -185,8 +185,19 @@ def _command(study: Study, sites: Path, out: Path, engine: str) -> _Timed:
     command = [str(Path(sys.executable).with_name("wardround")), "simulate", str(study_file)]
     command += ["--sites", str(sites), "--out", str(out), "--engine", engine, "--json"]
     started = time.time()
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # our own command
+    log = out.parent / "command.log"
+    # Not `subprocess.run`: on Ctrl-C it would kill a command that is ending Flower's processes.
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=output) as process,  # noqa: S603  # ours
+    ):
+        process.wait()
     ended = time.time()
+    if process.returncode != 0:
+        raise RunError(
+            f"Expected {' '.join(command)} to succeed, found exit code {process.returncode}: "
+            f"{log.read_text(encoding='utf-8', errors='replace')[-500:]}"
+        )
     # Both clocks are those of the machine: when the results were whole, and when we started.
     results_at = (out / "results.json").stat().st_mtime
     times = [

@@ -102,7 +102,12 @@ def plain_loop(
             trained = torch.nn.utils.parameters_to_vector(parameters).detach()
             update = Arrays(manifest=manifest, flat=(trained - current).numpy())
             updates.append(SiteUpdate(site=site.name, update=update, counts=counts[site.name]))
-        combined = aggregate(updates, combine, equal_weights=plan.weights == "equal")
+        combined = aggregate(
+            updates,
+            combine,
+            equal_weights=plan.weights == "equal",
+            min_sites=plan.min_sites_per_block,
+        )
         move_P, optimizer = step(plan, optimizer, combined.update.flat, combined.trained_P)
         moved = current.numpy().astype(np.float64) + move_P
         current = torch.from_numpy(moved.astype(np.float32))

@@ -384,9 +384,6 @@ def test_one_hostile_site_of_three_cannot_move_the_model_beyond_the_honest_ones(
     assert bool(((move >= low - 1e-6) & (move <= high + 1e-6)).all()) is holds
 
 
-@pytest.mark.xfail(
-    raises=CohortError, strict=True, reason="the server has no bound on the norm of an update yet"
-)
 def test_an_update_of_the_largest_floats_stops_nobody(federate) -> None:
     hostile = only(TaskKind.TRAIN, update_of(lambda flat: np.full_like(flat, 3.4e38)))
     with np.errstate(over="ignore", invalid="ignore"):

@@ -168,7 +168,7 @@ def test_a_site_that_lacks_a_granularity_cannot_move_its_encoder_by_one_bit(
         flat = reply.arrays.flat.copy()
         for block, place in slices_of(reply.arrays.manifest):
             if block_owner(block.name) == "lifestyle":
-                flat[place] = 1e3
+                flat[place] = 10.0
         arrays = Arrays(manifest=reply.arrays.manifest, flat=flat)
         return Reply(**{**vars(reply), "arrays": arrays})
 
@@ -191,6 +191,37 @@ def test_an_encoder_that_no_site_trains_stays_as_it_was_bit_for_bit(
         is_untrained = key.startswith("encoders.lifestyle")
         is_buffer = key.endswith((".location", ".scale"))
         assert (values.tobytes() == initial[key].tobytes()) == (is_untrained or is_buffer), key
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedadam", "fedyogi", "fedadagrad"])
+def test_an_encoder_that_no_site_trains_any_more_is_not_moved_by_its_momentum(
+    federate, study, name: str
+) -> None:
+    study = override(study, strategy__name=name, strategy__server_learning_rate=0.1)
+
+    def gone_after_the_first_round(task: Task, answer) -> Reply:
+        if task.round > 0:
+            raise RuntimeError("gone")
+        return answer()
+
+    twists = dict.fromkeys("abc", gone_after_the_first_round)
+    later = federate(study, twists=twists).model
+    first = federate(override(study, training__rounds=1)).model
+    for key, values in first.items():
+        is_still = key.startswith("encoders.lifestyle") or key.endswith((".location", ".scale"))
+        assert (later[key].tobytes() == values.tobytes()) == is_still, key
+
+
+@pytest.mark.parametrize(("fewest", "moves"), [(2, False), (1, True)])
+def test_the_encoder_of_a_granularity_that_one_site_has_is_not_published(
+    federate, study, fewest: int, moves: bool
+) -> None:
+    study = override(study, strategy__min_sites_per_block=fewest)
+    run = federate(study, left_out="bc")
+    initial = state_of(PatientModel(study)).unpack()
+    keys = [k for k in initial if k.startswith("encoders.lifestyle") and k.endswith("weight")]
+    assert keys
+    assert all((run.model[k].tobytes() != initial[k].tobytes()) == moves for k in keys)
 
 
 def test_all_sites_of_a_federation_start_from_the_normalisation_of_all_of_them(

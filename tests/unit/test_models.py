@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from common.arrays import Arrays
+from common.errors import StudyError
 from common.models.contract import Batch
 from common.models.fusion import AttentionFusion, build_fusion
 from common.models.heads import loss_per_patient
@@ -28,7 +29,7 @@ from common.models.patient_model import (
     trainable_manifest,
 )
 from common.study import Study
-from common.study_file import without_granularity
+from common.study_file import load_study, without_granularity
 from tests.unit.builders import MULTICLASS, batch_of, study_of
 
 FUSIONS = ["attention", "gated_sum", "concat"]
@@ -402,3 +403,12 @@ def test_a_state_of_another_model_is_refused_and_changes_nothing() -> None:
 def test_every_parameter_has_an_owner() -> None:
     owners = {block_owner(name) for name in _names(state_of(PatientModel(study_of())))}
     assert owners == {SHARED, *GRANULARITIES}
+
+
+@pytest.mark.parametrize("name", ["type", "train", "keys"])
+def test_a_granularity_with_a_name_of_torchs_own_is_one_clear_error(name: str) -> None:
+    table = load_study("demo").model_dump(mode="json", exclude_none=True)
+    table["granularities"] = {name: table["granularities"]["labs"]}
+    study = Study.model_validate(table)
+    with pytest.raises(StudyError, match=name):
+        PatientModel(study)

@@ -242,7 +242,7 @@ def test_a_task_that_is_not_accepted_is_refused_by_its_code_before_any_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("work was done for a refused task")
 
-    for function in ("load_state", "predict", "train"):
+    for function in ("load_state", "predict_at_site", "train"):
         monkeypatch.setattr(client.site, function, work)
     reply = site.answer(task_of(tiny_study, kind, **fields))
     assert reply.status == code
@@ -321,7 +321,15 @@ def test_answer_never_raises_and_is_always_a_reply_that_can_be_sent(
 
 @pytest.mark.parametrize(
     "function",
-    ["load_state", "predict", "evaluate", "train", "parameters_of", "release", "norm_of"],
+    [
+        "load_state",
+        "predict_at_site",
+        "evaluate",
+        "train",
+        "parameters_of",
+        "release",
+        "_audit_line",
+    ],
 )
 @pytest.mark.parametrize("fault", [ValueError, RuntimeError, KeyError, MemoryError, OSError])
 def test_the_text_of_an_exception_is_neither_in_the_reply_nor_in_the_log_nor_in_the_books(
