@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message
-from flwr.serverapp import Grid
 
 from common import wire
 from common.arrays import Arrays, Manifest
@@ -50,7 +49,6 @@ class Post:
 
     def tasks(
         self,
-        grid: Grid,
         kind: TaskKind,
         *,
         round_number: int,
@@ -86,7 +84,8 @@ class Post:
                 counts=None if site is None else site.counts,
             )
             content = wire.task_to_records(task)
-            message = grid.create_message(content, kind.value, node_id, f"round-{round_number}")
+            group = f"round-{round_number}"
+            message = Message(content, node_id, kind.value, group_id=group)
             self._sent.append(_Sent(message=message, expected=expected))
         self._journal.write(
             "asked",

@@ -68,7 +68,7 @@ class BlockwiseStrategy(Strategy):
         self._post = Post(study=study, run_id=run_id, journal=journal)
         self._roster = Roster()
         self._declined: set[int] = set()
-        self._model: Arrays | None = None
+        self._held: tuple[ArrayRecord, Arrays] | None = None
         self._optimizer = (
             OptimizerState.start(self._plan, size_of(manifest))
             if resumed is None
@@ -116,7 +116,7 @@ class BlockwiseStrategy(Strategy):
                 continue
             self._ask_oracle(evaluate_fn, done, arrays)
             num_failed, arrays, done = 0, next_arrays, done + 1
-            self._save(done, wire.arrays_from_record(arrays))
+            self._save(done, self._arrays_of(arrays))
             self._journal.write(
                 "round_finished", round=done, seconds=round(self._seconds() - started, 6)
             )
@@ -131,12 +131,10 @@ class BlockwiseStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Training tasks for all enrolled sites: the model of `server_round` - 1 aggregations."""
-        self._model = wire.arrays_from_record(arrays)
         return self._post.tasks(
-            grid,
             TaskKind.TRAIN,
             round_number=server_round - 1,
-            arrays=self._model,
+            arrays=self._hold(self._arrays_of(arrays), arrays),
             to=self._roster.by_node(),
             returns=self._manifest,
         )
@@ -150,7 +148,7 @@ class BlockwiseStrategy(Strategy):
             for _, reply in self._post.open(replies)
             if reply.arrays is not None
         ]
-        if len(updates) < self._plan.min_sites or self._model is None:
+        if len(updates) < self._plan.min_sites or self._held is None:
             return None, None
         started = self._seconds()
         combined = aggregate(
@@ -162,7 +160,7 @@ class BlockwiseStrategy(Strategy):
         move_P, optimizer = step(
             self._plan, self._optimizer, combined.update.flat, combined.trained_P
         )
-        model = add_to_parameters(self._model, self._manifest, move_P)
+        model = add_to_parameters(self._held[1], self._manifest, move_P)
         if not model.is_finite():
             self._journal.write("diverged", round=server_round)
             return None, None
@@ -174,17 +172,16 @@ class BlockwiseStrategy(Strategy):
             update_norm=round(float(np.linalg.norm(move_P)), 9),
             seconds=round(self._seconds() - started, 6),
         )
-        return wire.arrays_to_record(model), None
+        return self._record_of(model), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Evaluation tasks for all enrolled sites: the model after `server_round` aggregations."""
         return self._post.tasks(
-            grid,
             TaskKind.EVALUATE,
             round_number=server_round,
-            arrays=wire.arrays_from_record(arrays),
+            arrays=self._arrays_of(arrays),
             to=self._roster.by_node(),
             returns=None,
         )
@@ -206,7 +203,7 @@ class BlockwiseStrategy(Strategy):
         if len(self._roster) < self._plan.min_sites:
             self._fail("the enrolment", 1)
         if self._resumed is not None:
-            return wire.arrays_to_record(self._resumed.model)
+            return self._record_of(self._resumed.model)
         named = wire.arrays_from_record(initial_arrays).unpack()
         moments = self._roster.moments()
         if moments:
@@ -214,7 +211,7 @@ class BlockwiseStrategy(Strategy):
             named |= {name: value.astype(np.float32) for name, value in normalisation.items()}
         model = Arrays.pack(named)
         self._save(0, model)
-        return wire.arrays_to_record(model)
+        return self._record_of(model)
 
     def _enrol(self, grid: Grid, nodes: Iterable[int], timeout: float) -> None:
         """Asks the nodes that were never asked, and adds those that accept to the roster.
@@ -227,7 +224,6 @@ class BlockwiseStrategy(Strategy):
             return
         is_federated = self._study.normalisation.method == "federated"
         messages = self._post.tasks(
-            grid,
             TaskKind.ENROL,
             round_number=0,
             arrays=None,
@@ -243,6 +239,21 @@ class BlockwiseStrategy(Strategy):
                 continue
             self._declined.remove(node_id)
             self._journal.write("enrolled", site=reply.site, counts=dict(reply.counts))
+
+    def _record_of(self, model: Arrays) -> ArrayRecord:
+        """The model in Flower's form, and held in ours: converting costs more than averaging."""
+        record = wire.arrays_to_record(model)
+        self._hold(model, record)
+        return record
+
+    def _hold(self, model: Arrays, record: ArrayRecord) -> Arrays:
+        self._held = (record, model)
+        return model
+
+    def _arrays_of(self, record: ArrayRecord) -> Arrays:
+        if self._held is not None and self._held[0] is record:
+            return self._held[1]
+        return wire.arrays_from_record(record)
 
     def _ask_oracle(self, oracle: Oracle | None, round_number: int, arrays: ArrayRecord) -> None:
         metrics = None if oracle is None else oracle(round_number, arrays)
