@@ -8,6 +8,9 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
+
+from common.files import sync_folder
 
 
 def utc_now() -> datetime:
@@ -33,8 +36,20 @@ class AuditLog:
         """Writes one line; raises `OSError` if it cannot, and then nothing may leave."""
         line = json.dumps({"at": self._clock().isoformat(timespec="milliseconds"), **fields})
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        is_new = not self._path.exists()
+        with self._path.open("a+b") as file:
+            # A line that a power cut tore must not take the next one with it.
+            file.write(b"\n" * _is_torn(file) + line.encode() + b"\n")
+            file.flush()
             if self._durable:
-                file.flush()
                 os.fsync(file.fileno())
+        if is_new and self._durable:
+            sync_folder(self._path.parent)
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether the file ends within a line."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from client.config import load_site_config
+from client.config import SiteConfig, load_site_config
 from client.data import cohort_findings, read_cohort
-from client.findings import Finding
+from client.findings import Finding, warning
+from common.metrics import SECONDS, declared_shapes
 from common.study import Study
 
 
@@ -53,6 +54,7 @@ def check_site(site_dir: Path, study: Study) -> SiteCheck:
     """
     config = load_site_config(site_dir)
     cohort, findings = read_cohort(config, study)
+    findings = findings + _policy_findings(config, study)
     if cohort is not None:
         findings = findings + cohort_findings(cohort, config)
     return SiteCheck(
@@ -61,3 +63,13 @@ def check_site(site_dir: Path, study: Study) -> SiteCheck:
         training=None if cohort is None else cohort.train.counts(),
         held_out=None if cohort is None else cohort.test.counts(),
     )
+
+
+def _policy_findings(config: SiteConfig, study: Study) -> list[Finding]:
+    declared = declared_shapes(study.num_classes, study.evaluation.score_bins)
+    unknown = sorted(set(config.policy.metrics) - {"*", *declared, *SECONDS})
+    if not unknown:
+        return []
+    expected = f"names of statistics ({', '.join([*declared, *SECONDS])}) or *"
+    action = "Check the spelling: nothing leaves under an unknown name."
+    return [warning("site.toml, policy.metrics", expected, ", ".join(unknown), action)]

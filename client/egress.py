@@ -52,8 +52,9 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
           finite.
         - A refusal carries a code and nothing else.
         - A count of 1 to `smallest_group` - 1 leaves as 0, and the update of that granularity's
-          encoder as zeros; so do the moments of a feature that so few patients have. Statistics
-          over so few held-out patients do not leave.
+          encoder as zeros, as do the moments of a feature that so few patients have. If so few lack
+          a granularity, all count as having it.
+        - Statistics over fewer held-out patients than `smallest_group` do not leave.
         - The L2 norm of an update is at most `max_update_norm`.
 
     Raises:
@@ -102,18 +103,31 @@ def _only_declared_metrics(reply: Reply, declared: Declared) -> None:
             _block("a statistic that is not finite")
 
 
+def released_counts(counts: Mapping[str, int], policy: Policy) -> dict[str, int]:
+    """The counts as they may leave: small groups as nobody, and groups that few lack as everybody.
+
+    What few lack is a small group as well: 44 with labs of 45 patients tell of one.
+    """
+    num_patients = counts.get(SHARED, 0)
+    released = dict(counts)
+    for name, count in counts.items():
+        if count < policy.smallest_group:
+            released[name] = 0
+        elif num_patients - count < policy.smallest_group:
+            released[name] = num_patients
+    return released
+
+
 def _withhold_small_counts(reply: Reply, policy: Policy) -> Reply:
-    small = {name for name, n in reply.counts.items() if 0 < n < policy.smallest_group}
-    if not small:
-        return reply
+    counts = released_counts(reply.counts, policy)
+    small = {name for name, count in reply.counts.items() if count > 0 == counts[name]}
     arrays = reply.arrays
-    if arrays is not None and reply.kind is TaskKind.TRAIN:
+    if small and arrays is not None and reply.kind is TaskKind.TRAIN:
         flat = arrays.flat.copy()
         for block, place in slices_of(arrays.manifest):
             if block_owner(block.name) in small:
                 flat[place] = 0.0
         arrays = Arrays(manifest=arrays.manifest, flat=flat)
-    counts = {name: 0 if name in small else n for name, n in reply.counts.items()}
     return replace(reply, counts=counts, arrays=arrays)
 
 
@@ -151,6 +165,12 @@ def _bound_norm(reply: Reply, policy: Policy) -> Reply:
     factor = policy.max_update_norm / norm * (1 - 1e-6)
     flat = (reply.arrays.flat.astype(np.float64) * factor).astype(np.float32)
     return replace(reply, arrays=Arrays(manifest=reply.arrays.manifest, flat=flat))
+
+
+def withheld(worked: Reply, released: Reply) -> list[str]:
+    """The names of counts and statistics that the policy kept back or changed."""
+    counts = {name for name, n in worked.counts.items() if released.counts.get(name) != n}
+    return sorted(counts | (set(worked.metrics) - set(released.metrics)))
 
 
 def _block(found: str) -> None:

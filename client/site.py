@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from client.audit import AuditLog
 from client.config import SiteConfig, load_site_config
 from client.data import read_cohort, usable_cohort
-from client.egress import Declared, release
+from client.egress import Declared, release, withheld
 from client.evaluation import evaluate, predict_at_site
 from client.normalise import moments_of
 from client.training import Patients, to_device, train
@@ -132,20 +132,22 @@ class Site:
             nonce=task.nonce,
             site=self.name,
         )
+        kept_back: list[str] = []
         try:
             prepared = self._admit(task)
-            reply = release(
-                self._work(task, reply, prepared), self._config.policy, prepared.declared
-            )
+            worked = self._work(task, reply, prepared)
+            reply = release(worked, self._config.policy, prepared.declared)
+            kept_back = withheld(worked, reply)
         except Refusal as refusal:
             logger.warning("site %s refuses: %s", self.name, refusal)
             reply = replace(reply, status=refusal.refusal_code.value)
         except torch.OutOfMemoryError:
+            logger.error("site %s ran out of memory on %s", self.name, self._device)
             reply = replace(reply, status=RefusalCode.OUT_OF_MEMORY.value)
         except Exception as fault:  # noqa: BLE001  # the one broad except: no text may leave, whatever happened
             logger.error("site %s failed: %s", self.name, _place_of(fault))
             reply = replace(reply, status=RefusalCode.INTERNAL_ERROR.value)
-        return self._record(reply)
+        return self._record(task, reply, kept_back)
 
     def _prepare(self, study: Study) -> _Prepared:
         cohort = usable_cohort(*read_cohort(self._config, study))
@@ -178,6 +180,10 @@ class Site:
         self._config.policy.check_round(task.round)
         self._config.policy.check_study(prepared.study, prepared.counts["patients"])
         if task.kind is TaskKind.ENROL:
+            if task.arrays is not None:
+                raise Refusal(
+                    RefusalCode.ARRAYS_MISMATCH, "Expected an enrolment without arrays, found some."
+                )
             return prepared
         if task.arrays is None or task.arrays.manifest != prepared.manifest:
             raise Refusal(
@@ -222,24 +228,31 @@ class Site:
             self._observer(round_number, scores_BC, labels_B)
         return evaluate(scores_BC, prepared.test, prepared.study).to_flat()
 
-    def _record(self, reply: Reply) -> Reply:
+    def _record(self, task: Task, reply: Reply, kept_back: list[str]) -> Reply:
         """The reply, once the audit log holds it; a bare refusal where it cannot be written."""
         try:
-            self._audit.append(**_audit_line(reply))
+            self._audit.append(**_audit_line(task, reply, kept_back))
         except Exception as fault:  # noqa: BLE001  # still the door: `answer` never raises
             logger.error("site %s cannot write its audit log: %s", self.name, _place_of(fault))
             status = RefusalCode.INTERNAL_ERROR.value
             return replace(reply, status=status, arrays=None, counts={}, metrics={})
+        logger.info(
+            "site %s answered %s of round %d: %s", self.name, reply.kind, reply.round, reply.status
+        )
         return reply
 
 
-def _audit_line(reply: Reply) -> dict[str, object]:
+def _audit_line(task: Task, reply: Reply, kept_back: list[str]) -> dict[str, object]:
     arrays = reply.arrays
     return {
+        "site": reply.site,
+        "study_hash": task.study_hash,
         "run_id": reply.run_id,
         "round": reply.round,
+        "nonce": reply.nonce,
         "kind": reply.kind.value,
         "status": reply.status,
+        "withheld": kept_back,
         "counts": dict(reply.counts),
         "statistics": sorted(reply.metrics),
         "num_elements": 0 if arrays is None else arrays.flat.size,

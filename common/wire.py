@@ -6,6 +6,7 @@ Importing this module must not import torch: connectors run without it.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +26,7 @@ _DTYPES: dict[str, np.dtype[np.floating]] = {
     "float32": np.dtype("<f4"),
     "float64": np.dtype("<f8"),
 }
+_WORD = re.compile(r"[A-Za-z0-9_-]{0,64}")
 _MAX_BLOCKS = 100_000
 _MAX_DIMENSIONS = 8  # a row of a million sizes would cost minutes to multiply
 
@@ -230,6 +232,9 @@ def _header(record: object, fields: Mapping[str, type], *, has_arrays: bool) -> 
         plain = str if issubclass(kind, str) else kind
         if type(value) is not plain:
             raise MessageError(f"Expected header key {name} as {plain.__name__}, found another.")
+        # Headers reach logs: no line breaks, no megabytes, no text of anybody's making.
+        if isinstance(value, str) and _WORD.fullmatch(value) is None:
+            raise MessageError(f"Expected header key {name} as one short word, found another.")
         try:
             header[name] = kind(value)
         except ValueError:

@@ -6,6 +6,7 @@ value ever reaches a message of a parser.
 Letters of shapes: B patients, F numeric features, K categorical features.
 """
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,12 @@ def read_table(path: Path) -> tuple[pd.DataFrame | None, list[Finding]]:
         # The parser's own text may quote the file, so only its class is told.
         found = f"what the CSV parser refuses ({type(fault).__name__})"
         return None, [error(where, "rows of equal length", found, "Export it again as CSV.")]
+    findings: list[Finding] = []
+    num_short = _num_short_rows(path, num_columns=cells.shape[1])
+    if num_short:
+        found = f"{num_short} rows with fewer cells than the header"
+        action = "The rest counts as missing; check that the export is whole."
+        findings.append(warning(where, "rows of equal length", found, action))
     cells = cells.apply(lambda column: column.str.strip())
     header = cells.iloc[0].fillna("")
     num_repeated = int(header[header != ""].duplicated().sum())
@@ -51,7 +58,16 @@ def read_table(path: Path) -> tuple[pd.DataFrame | None, list[Finding]]:
     if len(cells) == 1:
         return None, [error(where, "one patient or more", "0 rows", "Export it again.")]
     table = cells.iloc[1:].reset_index(drop=True).replace(_MISSING, pd.NA)
-    return table.set_axis(header.tolist(), axis=1), []
+    return table.set_axis(header.tolist(), axis=1), findings
+
+
+def _num_short_rows(path: Path, *, num_columns: int) -> int:
+    """Rows with fewer cells than the header: pandas fills them up without a word."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return sum(0 < len(row) < num_columns for row in csv.reader(file))
+        except (csv.Error, UnicodeDecodeError):  # what pandas has read in its more lenient way
+            return 0
 
 
 def read_tabular(

@@ -1,7 +1,7 @@
 """Federated averaging as a plain loop in one process: what the engine is measured against.
 
-The same patients, the same local training and the same arithmetic, but no messages, no checks, no
-policy, no journal and no checkpoints. It is also another implementation of the whole run: its model
+The same patients, the same local training and the same arithmetic, but no messages, no checks,
+no journal and no checkpoints. It is also another implementation of the whole run: its model
 must equal the engine's bit for bit.
 """
 
@@ -15,6 +15,7 @@ import torch
 
 from client.config import load_site_config
 from client.data import Cohort, read_cohort
+from client.egress import released_counts
 from client.evaluation import evaluate, predict_at_site
 from client.normalise import moments_of
 from client.training import Patients, to_device, train
@@ -31,9 +32,10 @@ from server.optimizer import OptimizerState, step
 
 @dataclass(frozen=True, kw_only=True)
 class PlainSite:
-    """One hospital's patients in memory."""
+    """One hospital's patients in memory; `counts` are those that its policy lets leave."""
 
     name: str
+    counts: dict[str, int]
     cohort: Cohort
     train: Patients
     test: Patients
@@ -66,6 +68,7 @@ def read_sites(study: Study, sites: Path) -> list[PlainSite]:
         plain.append(
             PlainSite(
                 name=config.name,
+                counts=released_counts(cohort.train.counts(), config.policy),
                 cohort=cohort,
                 train=to_device(cohort.train, cpu),
                 test=to_device(cohort.test, cpu),
@@ -86,7 +89,6 @@ def plain_loop(
     optimizer = OptimizerState.start(plan, sum(p.numel() for p in parameters))
     combine = combine_of(plan.combine, plan.trimmed_fraction)
     current = torch.nn.utils.parameters_to_vector(parameters).detach()
-    counts = {site.name: site.cohort.train.counts() for site in sites}
     evaluations, seconds = [], []
     for round_number in range(study.training.rounds):
         started = clock()
@@ -101,7 +103,7 @@ def plain_loop(
             train(model, site.train, study, seed=seed)
             trained = torch.nn.utils.parameters_to_vector(parameters).detach()
             update = Arrays(manifest=manifest, flat=(trained - current).numpy())
-            updates.append(SiteUpdate(site=site.name, update=update, counts=counts[site.name]))
+            updates.append(SiteUpdate(site=site.name, update=update, counts=site.counts))
         combined = aggregate(
             updates,
             combine,

@@ -80,7 +80,7 @@ LIES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
     ),
     "another granularity": (with_counts(imaging=3), "rejected: counts of other granularities"),
     "another site": (lambda r: replace(r, site="b"), "rejected: answers for another site"),
-    "no site's name": (lambda r: replace(r, site="../b"), "rejected: a malformed site name"),
+    "no site's name": (lambda r: replace(r, site="../b"), "malformed"),
     "another nonce": (lambda r: replace(r, nonce="0" * 16), "rejected: answers another task"),
     "another round": (lambda r: replace(r, round=r.round + 1), "rejected: answers another task"),
     "another run": (lambda r: replace(r, run_id="0" * 16), "rejected: answers another task"),

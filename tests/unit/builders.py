@@ -141,17 +141,18 @@ def arrays(
     )
 
 
+words = st.from_regex(r"[A-Za-z0-9_-]{0,64}", fullmatch=True)
 _headers = {
     "kind": st.sampled_from(TaskKind),
-    "run_id": names,
+    "run_id": words,
     "round": st.integers(0, 2**63 - 1),
-    "nonce": names,
+    "nonce": words,
 }
 
 
 def tasks() -> st.SearchStrategy[Task]:
     """Any task that can be written down."""
-    return st.builds(Task, **_headers, study_hash=names, code=names, arrays=st.none() | arrays())
+    return st.builds(Task, **_headers, study_hash=words, code=words, arrays=st.none() | arrays())
 
 
 def replies() -> st.SearchStrategy[Reply]:
@@ -160,8 +161,8 @@ def replies() -> st.SearchStrategy[Reply]:
     return st.builds(
         Reply,
         **_headers,
-        site=names,
-        status=names,
+        site=words,
+        status=words,
         arrays=st.none() | arrays(),
         counts=st.dictionaries(names, st.integers(0, 2**63 - 1), max_size=4),
         metrics=st.dictionaries(names, st.lists(finite, max_size=4).map(tuple), max_size=4),

@@ -40,7 +40,7 @@ def test_a_log_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         AuditLog(tmp_path / "audit.jsonl").append(round=1)
 
 
-@pytest.mark.parametrize(("durable", "num_syncs"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize(("durable", "num_syncs"), [(True, 2), (False, 0)])
 def test_a_durable_line_is_on_disk_before_append_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, num_syncs: int
 ) -> None:
@@ -51,9 +51,19 @@ def test_a_durable_line_is_on_disk_before_append_returns(
 
     monkeypatch.setattr(os, "fsync", synced)
     AuditLog(path, durable=durable).append(round=1)
+    # The line, and that the folder holds the file.
     assert len(seen) == num_syncs
     assert all(content.endswith(b"\n") for content in seen)
 
 
 def test_the_present_time_has_a_zone() -> None:
     assert utc_now().tzinfo is UTC
+
+
+def test_a_torn_line_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_text('{"whole": 1}\n{"torn')
+    AuditLog(path).append(status="ok")
+    lines = path.read_text().splitlines()
+    assert lines[:2] == ['{"whole": 1}', '{"torn']
+    assert json.loads(lines[2])["status"] == "ok"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.egress import Declared, release
+from client.egress import Declared, release, released_counts
 from client.policy import Policy
 from common.arrays import Arrays, Block
 from common.errors import Refusal, RefusalCode
@@ -265,3 +265,16 @@ def test_the_declaration_knows_every_statistic_of_an_evaluation(declared) -> Non
     zero = EvaluationSums.zero(2, 10).to_flat()
     assert {name: len(values) for name, values in zero.items()}.items() <= declared.metrics.items()
     assert set(declared.metrics) - set(zero) == {"seconds_training", "seconds_evaluation"}
+
+
+@pytest.mark.parametrize(
+    ("labs", "released"),
+    # Of 45 patients with a smallest group of 10: 1 to 9 and 36 to 44 would tell of a small group.
+    [(0, 0), (1, 0), (9, 0), (10, 10), (35, 35), (36, 45), (44, 45), (45, 45)],
+)
+def test_neither_those_who_have_a_granularity_nor_those_who_lack_it_are_counted_if_few(
+    labs: int, released: int
+) -> None:
+    policy = Policy(allow_without_privacy=True, smallest_group=10)
+    counts = released_counts({"patients": 45, "labs": labs}, policy)
+    assert counts == {"patients": 45, "labs": released}

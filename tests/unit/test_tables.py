@@ -243,3 +243,14 @@ def test_a_granularity_of_numbers_alone_or_of_categories_alone_has_empty_arrays_
     arrays, _ = read_tabular(table, only_words, name="labs", file="patients.csv")
     assert arrays["numeric_BF"].shape == (2, 0)
     assert arrays["codes_BK"].shape == (2, 1)
+
+
+def test_a_truncated_export_is_a_warning_with_the_number_of_short_rows(tmp_path: Path) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text("patient_id,a,b\n1,2,\n2,3\n3\n")
+    table, findings = read_table(path)
+    assert table is not None
+    assert len(table) == 3
+    assert [(f.severity, f.found) for f in findings] == [
+        ("warning", "2 rows with fewer cells than the header")
+    ]

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -243,3 +244,13 @@ def _mutant(whole: bytes, rng: random.Random) -> bytes:
 def test_a_connector_imports_the_wire_without_torch() -> None:
     code = "import sys, common.wire; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("text", ["a\nERROR forged", "a" * 65, "é", "a b", "\0"])
+@pytest.mark.parametrize("key", ["run_id", "nonce", "study_hash", "code"])
+def test_a_header_that_is_not_one_short_word_is_refused_before_it_can_reach_a_log(
+    key: str, text: str
+) -> None:
+    records = wire.task_to_records(replace(TASK, **{key: text}))
+    with pytest.raises(MessageError, match=key):
+        wire.task_from_records(records)
