@@ -203,8 +203,7 @@ def test_no_bytes_at_all_make_the_reader_raise(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.csv"
     table, findings = table_of(path, content)
-    assert (table is None) == bool(findings)
-    assert all(f.severity == "error" for f in findings)
+    assert (table is None) == any(f.severity == "error" for f in findings)
 
 
 cells = st.one_of(
