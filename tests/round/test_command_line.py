@@ -119,6 +119,22 @@ def test_simulate_without_sites_simulates_hospitals(
     assert len(list((tmp_path / "r" / "hospitals").glob("*/site.toml"))) == 3
 
 
+def test_several_classes_are_trained_and_reported_like_two(
+    run: Run, study_file: Path, tmp_path: Path
+) -> None:
+    edit(study_file, 'kind = "binary"', 'kind = "multiclass"')
+    edit(study_file, 'classes = ["no", "yes"]', 'classes = ["none", "mild", "severe"]')
+    out = tmp_path / "run"
+    outcome = run("simulate", study_file, "--num-sites", 3, "--out", out, "--rounds", 5)
+    assert outcome.code == 0
+    rounds = json.loads((out / "results.json").read_text())["rounds"]
+    assert rounds[-1]["oracle"]["loss"] < rounds[0]["oracle"]["loss"]
+    for name in ("accuracy", "f1", "loss", "brier", "calibration_error"):
+        assert rounds[-1]["pooled"][name] == pytest.approx(rounds[-1]["oracle"][name])
+    bound = rounds[-1]["pooled"]["auroc_error_bound"]
+    assert abs(rounds[-1]["pooled"]["auroc"] - rounds[-1]["oracle"]["auroc"]) <= bound + 1e-9
+
+
 def test_an_override_makes_another_effective_study(
     run: Run, study_file: Path, study: Study, sites: Path, tmp_path: Path
 ) -> None:
