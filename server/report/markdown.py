@@ -2,12 +2,14 @@
 
 from typing import Any
 
+_MOST_ROUNDS = 20
 _COLUMNS = ("accuracy", "auroc", "auprc", "f1", "calibration_error")
 
 
 def report_of(results: dict[str, Any]) -> str:
     """The report of a run, whole or unfinished."""
-    parts = [_heading(results), _last_round(results), _course(results), _absences(results)]
+    parts = [_heading(results), _last_round(results), _training(results), _course(results)]
+    parts.append(_absences(results))
     return "\n\n".join(part for part in [*parts, _cost(results)] if part) + "\n"
 
 
@@ -31,13 +33,11 @@ def _last_round(results: dict[str, Any]) -> str:
     lines = [
         f"## After round {last['round']}: held-out patients of every site",
         "",
-        "| site | training patients | held out | " + " | ".join(map(_title, _COLUMNS)) + " |",
-        "|---|---:|---:|" + "---:|" * len(_COLUMNS),
+        "| site | held out | " + " | ".join(map(_title, _COLUMNS)) + " |",
+        "|---|---:|" + "---:|" * len(_COLUMNS),
     ]
-    for site, enrolled in sorted(results["sites"].items()):
-        num_training = enrolled["training_patients"].get("patients", 0)
-        lines.append(_row(site, str(num_training), last["sites"].get(site)))
-    lines.append(_row("**all, pooled**", "", last["pooled"]))
+    lines += [_row(site, last["sites"].get(site)) for site in sorted(results["sites"])]
+    lines.append(_row("**all, pooled**", last["pooled"]))
     bound = last["pooled"]["auroc_error_bound"]
     if bound is not None:
         lines += ["", f"Pooled AUROC from score histograms, exact to ±{bound:.4f}."]
@@ -47,13 +47,29 @@ def _last_round(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _training(results: dict[str, Any]) -> str:
+    """Who trained on how many patients, and who lacks what."""
+    sites = sorted(results["sites"].items())
+    if not sites:
+        return ""
+    names = list(sites[0][1]["training_patients"])
+    lines = ["## Training patients, by granularity", "", f"| site | {' | '.join(names)} |"]
+    lines.append("|---|" + "---:|" * len(names))
+    for site, enrolled in sites:
+        counts = enrolled["training_patients"]
+        lines.append(f"| {site} | {' | '.join(str(counts.get(name, 0)) for name in names)} |")
+    return "\n".join(lines)
+
+
 def _course(results: dict[str, Any]) -> str:
     rounds = results["rounds"]
     if len(rounds) < 2:
         return ""
     lines = ["## Round by round, pooled", "", "| round | sites | loss | accuracy | AUROC |"]
     lines.append("|---:|---:|---:|---:|---:|")
-    for entry in rounds:
+    # A long run is shown at about twenty of its rounds; all of them are in results.json.
+    every = -(-len(rounds) // _MOST_ROUNDS)
+    for entry in [*rounds[:-1:every], rounds[-1]]:
         pooled = entry["pooled"]
         num_sites = sum(metrics is not None for metrics in entry["sites"].values())
         numbers = " | ".join(_number(pooled[name]) for name in ("loss", "accuracy", "auroc"))
@@ -85,11 +101,11 @@ def _cost(results: dict[str, Any]) -> str:
     )
 
 
-def _row(site: str, num_training: str, metrics: dict[str, float | None] | None) -> str:
+def _row(site: str, metrics: dict[str, float | None] | None) -> str:
     if metrics is None or not metrics["num_patients"]:
-        return f"| {site} | {num_training} | not sent |" + " – |" * len(_COLUMNS)
+        return f"| {site} | not sent |" + " – |" * len(_COLUMNS)
     numbers = " | ".join(_number(metrics[name]) for name in _COLUMNS)
-    return f"| {site} | {num_training} | {metrics['num_patients']:.0f} | {numbers} |"
+    return f"| {site} | {metrics['num_patients']:.0f} | {numbers} |"
 
 
 def _number(value: float | None) -> str:

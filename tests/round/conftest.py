@@ -19,37 +19,7 @@ from server.journal import Listener
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.engine import InProcessGrid
 from simulations.simulate import Simulation, open_sites
-
-_STUDY = """
-[study]
-name = "tiny"
-[outcome]
-column = "event"
-kind = "binary"
-classes = ["no", "yes"]
-[granularities.labs]
-kind = "tabular"
-hidden = [4]
-[granularities.labs.features]
-age_years = { kind = "numeric", unit = "years", range = [18, 100] }
-sex = { kind = "categorical", categories = ["female", "male"] }
-[granularities.lifestyle]
-kind = "tabular"
-hidden = [4]
-[granularities.lifestyle.features]
-steps_per_day = { kind = "numeric", unit = "steps/day", range = [0, 40000] }
-[normalisation]
-method = "public_range"
-[evaluation]
-score_bins = 10
-[model]
-width = 4
-[training]
-rounds = 3
-local_epochs = 1
-batch_size = 32
-learning_rate = 0.1
-"""
+from tests.round.tiny import TINY_STUDY
 
 # What a site answers to a task, given what it would answer if it were honest.
 Twist = Callable[[Task, Callable[[], Reply]], Reply]
@@ -95,7 +65,7 @@ Federate = Callable[..., Federation]
 
 @pytest.fixture(scope="session")
 def study() -> Study:
-    return study_from_toml(_STUDY)
+    return study_from_toml(TINY_STUDY)
 
 
 @pytest.fixture(scope="session")

@@ -11,31 +11,7 @@ from common.study import Study
 from common.study_file import load_study, study_from_toml
 from simulations.cli import main
 from simulations.cohort import SiteEffects, write_cohort
-
-TINY = """
-[study]
-name = "tiny"
-[outcome]
-column = "event"
-kind = "binary"
-classes = ["no", "yes"]
-[granularities.labs]
-kind = "tabular"
-hidden = [4]
-[granularities.labs.features]
-age_years = { kind = "numeric", unit = "years", range = [18, 100] }
-sex = { kind = "categorical", categories = ["female", "male"] }
-[granularities.lifestyle]
-kind = "tabular"
-hidden = [4]
-[granularities.lifestyle.features]
-steps_per_day = { kind = "numeric", unit = "steps/day", range = [0, 40000] }
-[model]
-width = 4
-[training]
-rounds = 2
-local_epochs = 1
-"""
+from tests.round.tiny import TINY_STUDY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +40,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
+    path.write_text(TINY_STUDY)
     return path
 
 
 @pytest.fixture
 def study() -> Study:
-    return study_from_toml(TINY)
+    return study_from_toml(TINY_STUDY)
 
 
 @pytest.fixture
@@ -97,7 +73,7 @@ def test_simulate_trains_and_names_report_results_and_model(
         assert (out / name).is_file()
     results = json.loads((out / "results.json").read_text())
     assert results["status"] == "finished"
-    assert [entry["round"] for entry in results["rounds"]] == [0, 1, 2]
+    assert [entry["round"] for entry in results["rounds"]] == [0, 1, 2, 3]
     assert set(results["rounds"][-1]["sites"]) == {"ada", "bea", "cy"}
 
 
@@ -174,9 +150,9 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("rounds = 2", "rounds = 0", "training.rounds"),
-        ("rounds = 2", "rounds = 2\nlocal_steps = 3", "exactly one of local_epochs"),
-        ("rounds = 2", "rounds = 2\nbatchsize = 3", "training.batchsize: unknown key"),
+        ("rounds = 3", "rounds = 0", "training.rounds"),
+        ("rounds = 3", "rounds = 3\nlocal_steps = 3", "exactly one of local_epochs"),
+        ("rounds = 3", "rounds = 3\nbatchsize = 3", "training.batchsize: unknown key"),
         ("width = 4", "width = 4\nnum_heads = 3", "num_heads divides"),
         ("range = [18, 100]", "range = [100, 18]", "low < high"),
         ('classes = ["no", "yes"]', 'classes = ["no"]', "expected 2 different"),

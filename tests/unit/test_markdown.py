@@ -72,16 +72,41 @@ def test_a_resumed_run_says_where() -> None:
 def test_the_last_round_has_a_row_for_every_site_and_one_for_all() -> None:
     lines = report_of(_results()).splitlines()
     assert "## After round 1: held-out patients of every site" in lines
-    assert "| north | 90 | 30 | 0.812 | 0.750 | 0.700 | – | 0.050 |" in lines
-    assert "| south | 60 | not sent | – | – | – | – | – |" in lines
-    assert "| **all, pooled** |  | 30 | 0.812 | 0.750 | 0.700 | – | 0.050 |" in lines
+    assert "| north | 30 | 0.812 | 0.750 | 0.700 | – | 0.050 |" in lines
+    assert "| south | not sent | – | – | – | – | – |" in lines
+    assert "| **all, pooled** | 30 | 0.812 | 0.750 | 0.700 | – | 0.050 |" in lines
     assert "Pooled AUROC from score histograms, exact to ±0.0012." in lines
+
+
+def test_the_training_patients_are_told_by_site_and_granularity() -> None:
+    results = _results()
+    results["sites"] = {
+        "north": {"training_patients": {"patients": 90, "labs": 90, "lifestyle": 0}},
+        "south": {"training_patients": {"patients": 60, "labs": 40, "lifestyle": 60}},
+    }
+    lines = report_of(results).splitlines()
+    assert "| site | patients | labs | lifestyle |" in lines
+    assert "| north | 90 | 90 | 0 |" in lines
+    assert "| south | 60 | 40 | 60 |" in lines
+
+
+def test_a_long_run_is_told_by_some_of_its_rounds_and_always_the_last() -> None:
+    results = _results()
+    results["rounds"] = [results["rounds"][0] | {"round": r} for r in range(101)]
+    lines = report_of(results).split("## Round by round")[1].splitlines()
+    told = [
+        int(cells[1])
+        for line in lines
+        if (cells := line.split("|"))[1:2] and cells[1].strip().isdigit()
+    ]
+    # 101 rounds, every 6th (⌈101 / 20⌉), and the last one.
+    assert told == [*range(0, 100, 6), 100]
 
 
 def test_a_site_that_was_absent_in_the_last_round_has_a_row() -> None:
     results = _results()
     del results["rounds"][-1]["sites"]["south"]
-    assert "| south | 60 | not sent |" in report_of(results)
+    assert "| south | not sent |" in report_of(results)
 
 
 def test_tables_have_as_many_cells_in_every_row() -> None:
