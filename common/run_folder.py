@@ -23,6 +23,19 @@ def check_unused(run_dir: Path) -> None:
         )
 
 
+def check_used(run_dir: Path) -> None:
+    """Nothing, if the folder holds a run to go on with.
+
+    Raises:
+        RunError: it does not.
+    """
+    if not (run_dir / "journal.jsonl").is_file():
+        raise RunError(
+            f"Expected a run to go on with in {run_dir}, found none. Leave --resume out, or name "
+            "the run's folder by --out."
+        )
+
+
 def site_folders(sites: Path) -> list[Path]:
     """The site folders (those with a `site.toml`) below `sites`, in the order of their names.
 

@@ -62,7 +62,7 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Train one model across hospitals on this machine, and report each hospital's result."""
-    from common.run_folder import check_unused
+    from common.run_folder import check_unused, check_used
     from common.study_file import load_study, override
     from simulations.cohort import varied_sites, write_cohort
     from simulations.progress import Progress, results_table
@@ -80,17 +80,16 @@ def simulate(
         strategy__name=strategy,
     )
     folder = out or _new_run_folder(effective.name)
-    if not resume:
-        check_unused(folder)
+    (check_used if resume else check_unused)(folder)
     console = Console(stderr=as_json)
     if sites is None:
         sites = folder / "hospitals"
-        console.print(
-            f"No --sites: simulating {num_sites} hospitals with this study's features in {sites} "
-            "(no real patients).",
-            highlight=False,
-        )
         if not resume:
+            console.print(
+                f"No --sites: simulating {num_sites} hospitals with this study's features in "
+                f"{sites} (no real patients).",
+                highlight=False,
+            )
             effects = varied_sites(effective, num_sites=num_sites, seed=effective.training.seed)
             write_cohort(effective, effects, sites, seed=effective.training.seed)
     simulation = Simulation(

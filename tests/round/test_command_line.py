@@ -147,6 +147,15 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(
     assert (out / "model.safetensors").read_bytes() == model
 
 
+def test_a_folder_without_a_run_cannot_be_resumed_and_stays_empty(
+    run: Run, study_file: Path, tmp_path: Path
+) -> None:
+    outcome = run("simulate", study_file, "--out", tmp_path / "run", "--resume")
+    assert outcome.code == 1
+    assert "Expected a run to go on with" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
