@@ -79,7 +79,6 @@ class Site:
     ) -> None:
         self.name = config.name
         self._config = config
-        self._studies = studies
         self._audit = audit
         self._observer = observer
         self._device = _device(config.device)
