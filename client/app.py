@@ -12,7 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from common import wire
-from common.errors import MessageError, RefusalCode, SiteConfigError
+from common.errors import MessageError, SiteConfigError
 from common.run_folder import run_folder, site_folders
 from common.study_file import study_of_run
 
@@ -36,14 +36,7 @@ def relay(site: "Site", message: Message) -> Message:
             raise MessageError("Expected a task of the message's type, found another.")
         reply = site.answer(task)
     except MessageError:
-        reply = wire.Reply(
-            kind=wire.TaskKind(message.metadata.message_type),
-            run_id="",
-            round=0,
-            nonce="",
-            site=site.name,
-            status=RefusalCode.MESSAGE_MALFORMED.value,
-        )
+        reply = site.refuse_malformed(wire.TaskKind(message.metadata.message_type))
     return Message(wire.reply_to_records(reply), reply_to=message)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from client.config import SiteConfig, load_site_config
-from client.data import cohort_findings, read_cohort
-from client.findings import Finding, warning
+from client.data import Cohort, cohort_findings, read_cohort
+from client.findings import Finding, error, warning
+from common.errors import Refusal, SiteConfigError
 from common.metrics import SECONDS, declared_shapes
 from common.study import Study
 
@@ -57,12 +58,36 @@ def check_site(site_dir: Path, study: Study) -> SiteCheck:
     findings = findings + _policy_findings(config, study)
     if cohort is not None:
         findings = findings + cohort_findings(cohort, config)
+        findings = findings + _refusals(config, study, cohort)
     return SiteCheck(
         site=config.name,
         findings=tuple(findings),
         training=None if cohort is None else cohort.train.counts(),
         held_out=None if cohort is None else cohort.test.counts(),
     )
+
+
+def _refusals(config: SiteConfig, study: Study, cohort: Cohort) -> list[Finding]:
+    """Why the site would refuse every task, or not start: nobody should find out in a round."""
+    where, action = "site.toml", "Change the policy if your privacy officer agrees."
+    findings: list[Finding] = []
+    try:
+        # The size of the cohort has a finding of its own.
+        config.policy.check_study(study, max(len(cohort.train), config.policy.min_patients))
+        config.policy.check_round(study.training.rounds)
+    except Refusal as refusal:
+        found = f"a policy that refuses it ({refusal.refusal_code})"
+        findings.append(error(where, "a policy that allows this study", found, action))
+    if config.device.startswith("cuda"):
+        from client.device import device_of
+
+        try:
+            device_of(config.device)
+        except SiteConfigError:
+            found = f"no {config.device} on this machine"
+            action = 'Use "auto", "cpu" or another number.'
+            findings.append(error(where, "the GPU of site.device", found, action))
+    return findings
 
 
 def _policy_findings(config: SiteConfig, study: Study) -> list[Finding]:

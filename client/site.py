@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from client.audit import AuditLog
 from client.config import SiteConfig, load_site_config
 from client.data import read_cohort, usable_cohort
+from client.device import device_of
 from client.egress import Declared, release, withheld
 from client.evaluation import evaluate, predict_at_site
 from client.normalise import moments_of
@@ -81,7 +82,7 @@ class Site:
         self._config = config
         self._audit = audit
         self._observer = observer
-        self._device = _device(config.device)
+        self._device = device_of(config.device)
         self._prepared = {key: self._prepare(study) for key, study in studies.items()}
 
     @classmethod
@@ -147,6 +148,13 @@ class Site:
             logger.error("site %s failed: %s", self.name, _place_of(fault))
             reply = replace(reply, status=RefusalCode.INTERNAL_ERROR.value)
         return self._record(task, reply, kept_back)
+
+    def refuse_malformed(self, kind: TaskKind) -> Reply:
+        """The refusal of a message that is not a task; it is in the audit log like any answer."""
+        task = Task(kind=kind, run_id="", round=0, nonce="", study_hash="", code="")
+        reply = Reply(kind=kind, run_id="", round=0, nonce="", site=self.name)
+        reply = replace(reply, status=RefusalCode.MESSAGE_MALFORMED.value)
+        return self._record(task, reply, [])
 
     def _prepare(self, study: Study) -> _Prepared:
         cohort = usable_cohort(*read_cohort(self._config, study))
@@ -265,15 +273,3 @@ def _place_of(fault: BaseException) -> str:
     frames = traceback.extract_tb(fault.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
     return f"{type(fault).__name__} at {place}"
-
-
-def _device(name: str) -> torch.device:
-    """The device that `site.toml` names. Raises `SiteConfigError` where it is not there."""
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
-        raise SiteConfigError(
-            f"Expected the GPU {name} (site.device), found {torch.cuda.device_count()} GPUs. "
-            'Use "auto", "cpu" or a number below that.'
-        )
-    return torch.device(name)

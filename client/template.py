@@ -14,7 +14,7 @@ _SITE_TOML = """\
 
 [site]
 name = "{name}"                  # small letters, digits, - and _; the coordinator sees it
-dataset_id = "{name}-2026"       # what is spent on these data is booked under this name, for ever
+dataset_id = "{name}-data"       # what is spent on these data is booked under this name, for ever
 state_dir = "../{name}-state"    # this hospital's own books; outside this folder, and writable
 device = "auto"                  # "auto": the first GPU if there is one; or "cpu", "cuda:0", …
 
@@ -27,7 +27,8 @@ patients = "patients.csv"        # one row per patient: patient_id, the outcome,
 allow_without_privacy = false    # true: studies without differential privacy may train here
 accepted_studies = []            # hashes of the studies that this hospital has agreed to
 min_patients = 50                # with fewer training patients, the site takes no part
-smallest_group = 10              # counts and metrics over fewer patients than this are not sent
+smallest_group = 10              # counts and metrics over fewer patients than this are not sent;
+                                 # a cell of a score histogram may still hold one patient
 max_rounds = 1000                # the last round that is answered
 max_local_steps = 10000          # the most training steps in one round
 max_update_norm = 1000.0         # larger updates are scaled down to this length

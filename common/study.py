@@ -217,6 +217,8 @@ class Strategy(Section):
         min_sites: a round that fewer sites answer is not aggregated.
         min_sites_per_block: a granularity that fewer sites have is not trained: the mean over one
             site would publish that site's own update. 1 allows it.
+        server_learning_rate: of the server's optimizer; without it 1 for fedavg and fedprox, and
+            .03 for the adaptive ones, whose steps do not shrink with the updates.
         max_patients_per_site, max_update_norm: a site that claims more, or sends a longer update,
             is dropped from the round.
     """
@@ -226,7 +228,7 @@ class Strategy(Section):
     weights: Literal["patients", "equal"] = "patients"
     trimmed_fraction: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.2
     proximal_mu: NonNegative = 0.01
-    server_learning_rate: Positive = 1.0
+    server_learning_rate: Positive | None = None
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.99
     tau: Positive = 1e-3
@@ -236,6 +238,13 @@ class Strategy(Section):
     round_timeout_s: Positive = 600.0
     max_patients_per_site: Count = 100_000
     max_update_norm: Positive = 10_000.0
+
+    @property
+    def step_size(self) -> float:
+        """The server's learning rate, given or by the kind of its optimizer."""
+        if self.server_learning_rate is not None:
+            return self.server_learning_rate
+        return 1.0 if self.name in ("fedavg", "fedprox") else 0.03
 
 
 class Privacy(Section):

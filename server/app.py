@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ def main(grid: Grid, context: Context) -> None:
         folder=run_folder(str(config["out"]), context.run_id),
         engine="flower",
         resume=bool(config["resume"]),
+        durable=bool(config["durable"]),
     )
     execute(run, grid)
 
@@ -107,7 +109,8 @@ def execute(
             grid,
             arrays_to_record(state_of(model)),
             num_rounds=run.study.training.rounds,
-            timeout=run.study.strategy.round_timeout_s,
+            # Within one process a site works while it is waited for, and cannot be late.
+            timeout=inf if run.engine == "in-process" else run.study.strategy.round_timeout_s,
             evaluate_fn=oracle,
         )
         write_model(run.folder / "model.safetensors", arrays_from_record(result.arrays))

@@ -59,6 +59,15 @@ def open_reply(message: Message | None, expected: Expected) -> tuple[Reply | Non
     return (None, f"rejected: {fault}") if fault else (reply, "")
 
 
+def claimed_site(message: Message) -> str | None:
+    """The well-formed name under which a site answers, a refusal too; None if there is none."""
+    try:
+        name = wire.reply_from_records(message.content).site
+    except (MessageError, ValueError):
+        return None
+    return name if re.fullmatch(SITE_NAME_PATTERN, name) else None
+
+
 def fault_of(reply: Reply, expected: Expected) -> str:
     """What is wrong with a reply, in a few words; "" for nothing."""
     task = expected.task

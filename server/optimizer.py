@@ -45,7 +45,7 @@ def step(
     """
     delta_P = update_P.astype(np.float64)
     if plan.name in ("fedavg", "fedprox"):
-        return plan.server_learning_rate * delta_P, state
+        return plan.step_size * delta_P, state
     first_P = plan.beta_1 * state.first_P + (1 - plan.beta_1) * delta_P
     square_P = delta_P**2
     match plan.name:
@@ -56,7 +56,7 @@ def step(
         case "fedyogi":
             sign_P = np.sign(state.second_P - square_P)
             second_P = state.second_P - (1 - plan.beta_2) * square_P * sign_P
-    move_P = plan.server_learning_rate * first_P / (np.sqrt(second_P) + plan.tau)
+    move_P = plan.step_size * first_P / (np.sqrt(second_P) + plan.tau)
     next_state = OptimizerState(
         first_P=np.where(trained_P, first_P, state.first_P),
         second_P=np.where(trained_P, second_P, state.second_P),

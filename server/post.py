@@ -16,7 +16,7 @@ from common.code_version import code_fingerprint
 from common.study import Study
 from common.wire import Reply, Task, TaskKind
 from server.enrolment import Enrolled
-from server.inbox import Expected, open_reply
+from server.inbox import Expected, claimed_site, open_reply
 from server.journal import Journal
 
 
@@ -105,7 +105,9 @@ class Post:
                 continue
             reply, reason = open_reply(message, sent.expected)
             if reply is None:
-                self._absent(sent, reason)
+                enrolling = sent.expected.site is None
+                name = claimed_site(message) if enrolling else None
+                self._absent(name or _name(sent), reason)
                 continue
             self._journal.write(
                 "reply",
@@ -118,10 +120,10 @@ class Post:
             )
             yield sent.node_id, reply
         for sent in waiting.values():
-            self._absent(sent, "late")
+            self._absent(_name(sent), "late")
 
-    def _absent(self, sent: _Sent, reason: str) -> None:
-        self._journal.write("absent", round=self._round, site=_name(sent), reason=reason)
+    def _absent(self, site: str, reason: str) -> None:
+        self._journal.write("absent", round=self._round, site=site, reason=reason)
 
 
 def _name(sent: _Sent) -> str:

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common import wire
 from common.arrays import Arrays, Manifest, size_of
-from common.errors import CohortError
+from common.errors import CohortError, RunError
 from common.normalisation import add_moments, moments_manifest, normalisation_of
 from common.study import Study
 from common.wire import TaskKind
@@ -98,6 +98,7 @@ class BlockwiseStrategy(Strategy):
 
         Raises:
             CohortError: fewer sites than the minimum, `strategy.max_attempts` times in a row.
+            RunError: the model is no longer finite.
         """
         nothing = ConfigRecord()
         arrays = self._begin(grid, initial_arrays, timeout)
@@ -162,8 +163,10 @@ class BlockwiseStrategy(Strategy):
         )
         model = add_to_parameters(self._held[1], self._manifest, move_P)
         if not model.is_finite():
-            self._journal.write("diverged", round=server_round)
-            return None, None
+            raise RunError(
+                f"Expected a finite model after round {server_round}, found NaN or infinity. Lower "
+                "strategy.server_learning_rate or training.learning_rate, and start anew."
+            )
         self._optimizer = optimizer
         self._journal.write(
             "aggregated",
@@ -199,7 +202,13 @@ class BlockwiseStrategy(Strategy):
 
     def _begin(self, grid: Grid, initial_arrays: ArrayRecord, timeout: float) -> ArrayRecord:
         """Enrols the sites; the arrays to start from, normalised."""
-        self._enrol(grid, wait_for_nodes(grid, self._plan.min_sites, timeout_s=timeout), timeout)
+        self._enrol(
+            grid,
+            wait_for_nodes(
+                grid, self._plan.min_sites, timeout_s=min(timeout, self._plan.round_timeout_s)
+            ),
+            timeout,
+        )
         if len(self._roster) < self._plan.min_sites:
             self._fail("the enrolment", 1)
         if self._resumed is not None:

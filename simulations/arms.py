@@ -1,9 +1,10 @@
 """Arms: local only, pooled and federated training on the same patients, splits and seeds.
 
 What joining brings a hospital is the difference between these arms on its own held-out patients.
-Every arm trains the study's model for the study's number of passes over its training patients:
-federated through the real engine, pooled on all patients at one place (which real hospitals may
-not do), local on one hospital's patients alone. Beside them stands a pooled logistic regression.
+Every arm trains the study's model with the same work: federated through the real engine; pooled on
+all patients at one place (which real hospitals may not do) with the steps of all sites together;
+local on one hospital's patients alone, with its share of the work. Beside them stands a pooled
+logistic regression.
 """
 
 import multiprocessing
@@ -23,6 +24,7 @@ from client.evaluation import predict_at_site
 from client.normalise import moments_of
 from client.training import to_device, train
 from common.arrays import Arrays
+from common.errors import DataError
 from common.models.patient_model import PatientModel, load_state, state_of
 from common.normalisation import normalisation_of
 from common.run_folder import site_folders
@@ -114,7 +116,13 @@ def run_seed(
     run = Simulation(study=study, sites=sites, out=out, left_out=left_out)
     simulate(run, oracle=oracle)
     scores = {"federated": {name: oracle.latest(name, study.num_classes) for name in cohorts}}
-    central = train_centrally(study, pooled, site="pooled")
+    absent = [name for name, c in cohorts.items() if len(scores["federated"][name]) != len(c.test)]
+    if absent:
+        raise DataError(
+            f"Expected every site to take part in every arm, found {', '.join(absent)} absent from "
+            f"the federated one. {out / 'report.md'} says why. Mend or remove these folders."
+        )
+    central = train_centrally(_with_work_of(study, len(cohorts)), pooled, site="pooled")
     scores["pooled"] = {name: _scores(central, c, study) for name, c in cohorts.items()}
     scores["local only"] = {
         name: _scores(train_centrally(study, c.train, site=name), c, study)
@@ -131,7 +139,7 @@ def run_seed(
 
 
 def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientModel:
-    """The study's model, trained on these patients at one place, for as many passes as federated.
+    """The study's model, trained on these patients at one place, round after round.
 
     Normalised by these patients' own moments where the study's normalisation is federated.
     """
@@ -144,6 +152,13 @@ def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientMode
     for round_number in range(study.training.rounds):
         train(model, on_device, study, seed=seed_of(study.training.seed, site, round_number))
     return model
+
+
+def _with_work_of(study: Study, num_sites: int) -> Study:
+    """The study with the local steps of all sites together, where it counts work in steps."""
+    if study.training.local_steps is None:
+        return study
+    return override(study, training__local_steps=study.training.local_steps * num_sites)
 
 
 def concatenate(cohorts: Sequence[Cohort]) -> Cohort:

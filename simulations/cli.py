@@ -71,6 +71,8 @@ def simulate(
 
     if engine not in ("in-process", "flower"):
         raise typer.BadParameter(f"expected in-process or flower, found '{engine}'")
+    if engine == "flower" and durable:
+        raise typer.BadParameter("--durable is for the in-process engine")
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
     effective = override(

@@ -82,6 +82,13 @@ def simulate(
     """
     oracle = oracle or Oracle()
     sites = open_sites(simulation, oracle)
+    names = [site.name for site in sites.values()]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"Expected every site to have its own name, found {', '.join(repeated)} more than once "
+            f"below {simulation.sites}. Change site.name in site.toml."
+        )
     fewest = simulation.study.strategy.min_sites
     if len(sites) < fewest:
         # A real coordinator waits for more sites to join; in one process none ever will.

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from client.site import Site
 from common.study import Study
 from common.study_file import study_from_toml
-from common.wire import Reply, Task
+from common.wire import Reply, Task, TaskKind
 from server.app import Run, execute
 from server.journal import Listener
 from simulations.cohort import SiteEffects, write_cohort
@@ -32,6 +32,9 @@ class Double:
         self.name = site.name
         self._site = site
         self._twist = twist
+
+    def refuse_malformed(self, kind: TaskKind) -> Reply:
+        return self._site.refuse_malformed(kind)
 
     def answer(self, task: Task) -> Reply:
         return self._twist(task, lambda: self._site.answer(task))

@@ -269,6 +269,55 @@ def test_check_site_tells_every_fault_in_one_pass_without_a_value(
     assert "SECRET" not in outcome.out + outcome.err
 
 
+def test_check_site_tells_that_the_policy_would_refuse_every_task(
+    run: Run, study_file: Path, sites: Path
+) -> None:
+    path = sites / "ada" / "site.toml"
+    edit(path, "allow_without_privacy = true", "allow_without_privacy = false")
+    outcome = run("check-site", sites / "ada", "--study", study_file)
+    assert outcome.code == 1
+    assert "privacy_required" in outcome.out
+
+
+def test_two_site_folders_with_one_name_are_an_error(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    edit(sites / "bea" / "site.toml", 'name = "bea"', 'name = "ada"')
+    outcome = run("simulate", study_file, "--sites", sites, "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert "found ada more than once" in outcome.err
+
+
+def test_a_site_cannot_be_late_within_one_process(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    study_file.write_text(TINY_STUDY + "[strategy]\nround_timeout_s = 0.000001\n")
+    outcome = run("simulate", study_file, "--sites", sites, "--out", tmp_path / "run")
+    assert outcome.code == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["absent"] == []
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad"])
+def test_every_strategy_learns_with_its_own_defaults(
+    run: Run, tmp_path: Path, strategy: str
+) -> None:
+    out = tmp_path / "run"
+    outcome = run("simulate", "demo", "--rounds", 8, "--strategy", strategy, "--out", out)
+    assert outcome.code == 0
+    rounds = json.loads((out / "results.json").read_text())["rounds"]
+    assert rounds[-1]["oracle"]["loss"] < 0.75 * rounds[0]["oracle"]["loss"]
+
+
+def test_arms_name_a_site_that_was_absent(
+    run: Run, study_file: Path, sites: Path, tmp_path: Path
+) -> None:
+    edit(sites / "bea" / "site.toml", "min_patients = 20", "min_patients = 2000")
+    words = ["arms", study_file, "--sites", sites, "--seeds", 1, "--jobs", 1]
+    outcome = run(*words, "--out", tmp_path / "arms")
+    assert outcome.code == 1
+    assert "found bea absent" in outcome.err
+
+
 def test_check_site_speaks_json(run: Run, study_file: Path, sites: Path) -> None:
     edit(sites / "ada" / "site.toml", "min_patients = 20", "min_patients = 2000")
     outcome = run("check-site", sites / "ada", "--study", study_file, "--json")
