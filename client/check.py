@@ -11,7 +11,7 @@ from client.config import SiteConfig, load_site_config
 from client.data import Cohort, cohort_findings, read_cohort
 from client.findings import Finding, error, warning
 from common.errors import Refusal, SiteConfigError
-from common.metrics import SECONDS, declared_shapes
+from common.metrics.evaluation import declared_sizes, groups_of, statistic_of
 from common.study import Study
 
 
@@ -57,7 +57,7 @@ def check_site(site_dir: Path, study: Study) -> SiteCheck:
     cohort, findings = read_cohort(config, study)
     findings = findings + _policy_findings(config, study)
     if cohort is not None:
-        findings = findings + cohort_findings(cohort, config)
+        findings = findings + cohort_findings(cohort, config, study)
         findings = findings + _refusals(config, study, cohort)
     return SiteCheck(
         site=config.name,
@@ -91,10 +91,22 @@ def _refusals(config: SiteConfig, study: Study, cohort: Cohort) -> list[Finding]
 
 
 def _policy_findings(config: SiteConfig, study: Study) -> list[Finding]:
-    declared = declared_shapes(study.num_classes, study.evaluation.score_bins)
-    unknown = sorted(set(config.policy.metrics) - {"*", *declared, *SECONDS})
-    if not unknown:
-        return []
-    expected = f"names of statistics ({', '.join([*declared, *SECONDS])}) or *"
-    action = "Check the spelling: nothing leaves under an unknown name."
-    return [warning("site.toml, policy.metrics", expected, ", ".join(unknown), action)]
+    declared = sorted({statistic_of(name) for name in declared_sizes(study)})
+    unknown = sorted(set(config.policy.metrics) - {"*", *declared, *declared_sizes(study)})
+    where = "site.toml, policy.metrics"
+    findings: list[Finding] = []
+    if unknown:
+        expected = f"names of statistics ({', '.join(declared)}) or *"
+        action = "Check the spelling: nothing leaves under an unknown name."
+        findings.append(warning(where, expected, ", ".join(unknown), action))
+    allowed = {name for name in declared_sizes(study) if config.policy.allows_metric(name)}
+    uncounted = [
+        group.rstrip(".")
+        for group in groups_of(study)
+        if f"{group}num_patients" not in allowed and any(n.startswith(group) for n in allowed)
+    ]
+    if uncounted:
+        expected, found = "num_patients among the statistics", f"none of {', '.join(uncounted)}"
+        action = "Add it: without the number of patients no other statistic of them is sent."
+        findings.append(warning(where, expected, found, action))
+    return findings

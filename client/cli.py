@@ -48,7 +48,7 @@ def check_site(
 def init_site(
     site_dir: SiteDir,
     study: Annotated[
-        str | None, typer.Option(help="Also write patients.csv with this study's columns.")
+        str | None, typer.Option(help="Also write this study's tables, with their headers.")
     ] = None,
 ) -> None:
     """Write a commented site.toml for a hospital's data engineer to fill in."""
@@ -57,10 +57,32 @@ def init_site(
 
     for path in init(site_dir, None if study is None else load_study(study)):
         typer.echo(f"wrote {path}")
-    typer.echo(f"Next: fill them in, then `wardround check-site {site_dir} --study STUDY.toml`.")
+    typer.echo("Remove the tables of what this hospital does not have.")
+    typer.echo(
+        f"Next: fill the others in, then `wardround check-site {site_dir} --study STUDY.toml`."
+    )
+
+
+def predict(
+    site_dir: SiteDir,
+    run: Annotated[Path, typer.Option(help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="The CSV file to write; it must not exist.")],
+    shared: Annotated[
+        bool, typer.Option(help="Use the shared model, even where this hospital has its own.")
+    ] = False,
+) -> None:
+    """Write predictions for this hospital's patients, and what each granularity adds to them.
+
+    The file is for this hospital alone: nothing is sent.
+    """
+    from client.prediction import predict_site
+
+    num_patients = predict_site(site_dir, run, out, shared=shared)
+    typer.echo(f"wrote {num_patients} predictions to {out} (readable by you alone; not sent)")
 
 
 def mount(app: typer.Typer) -> None:
     """Adds the hospital's commands to the command line."""
     app.command("check-site", rich_help_panel="For a hospital")(check_site)
     app.command("init-site", rich_help_panel="For a hospital")(init_site)
+    app.command("predict", rich_help_panel="For a hospital")(predict)

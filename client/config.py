@@ -1,8 +1,9 @@
 """`site.toml`: where a hospital's data are, on which device to train, its policy. Never sent."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -28,9 +29,20 @@ class SiteIdentity(Section):
 
 
 class DataFiles(Section):
-    """The files of the data, relative to the folder of `site.toml`."""
+    """The files of the data, relative to the folder of `site.toml`.
 
-    patients: str = "patients.csv"
+    Attributes:
+        patients: the table of one row per patient; without it, patients.csv or patients.parquet.
+        files: the file of a granularity, by its name in the study. Without it, the file of that
+            name (vitals.csv, notes.parquet, genomics.vcf.gz, …) is looked for; a tabular
+            granularity without one has its columns in the patients' table.
+        identifiers: what to do with columns and texts that look like direct identifiers (names,
+            record numbers, birth dates, phones): "mask" them, with a warning, or "refuse" the file.
+    """
+
+    patients: str = ""
+    files: dict[str, str] = Field(default_factory=dict)
+    identifiers: Literal["mask", "refuse"] = "mask"
 
 
 class SiteFile(Section):
@@ -51,6 +63,8 @@ class SiteConfig:
     device: str
     state_dir: Path
     patients: Path
+    files: Mapping[str, Path]
+    identifiers: Literal["mask", "refuse"]
     policy: Policy
 
 
@@ -76,6 +90,15 @@ def load_site_config(site_dir: Path) -> SiteConfig:
         dataset_id=file.site.dataset_id,
         device=file.site.device,
         state_dir=state_dir,
-        patients=folder / file.data.patients,
+        patients=_patients_table(folder, file.data.patients),
+        files={name: folder / path for name, path in file.data.files.items()},
+        identifiers=file.data.identifiers,
         policy=file.policy,
     )
+
+
+def _patients_table(folder: Path, named: str) -> Path:
+    """The table of `site.toml`, or patients.csv, .csv.gz or .parquet, whichever is there."""
+    candidates = [folder / f"patients{suffix}" for suffix in (".csv", ".csv.gz", ".parquet")]
+    found = [path for path in candidates if path.is_file()]
+    return folder / named if named else (found or candidates)[0]

@@ -1,12 +1,14 @@
 """A site's patients as arrays: one example is one patient, with all granularities of theirs.
 
-The only place where a hospital's files are read. Patient ids are used to check and to split, and
-are then forgotten. Imports no torch, so that a folder can be checked without it.
+The only place where a hospital's files are read. Patient ids serve to join the files and to split;
+what goes on from here knows patients by a keyed hash alone. Imports no torch, so that a folder can
+be checked without it.
 
 Letters of shapes: B patients.
 """
 
 import hashlib
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,10 +19,18 @@ from numpy.typing import NDArray
 
 from client.config import SiteConfig
 from client.findings import Finding, error, raise_errors, warning
-from client.sources.tables import read_table, read_tabular
-from common.study import Evaluation, Study
+from client.outcomes import read_outcomes
+from client.sources.identifiers import column_findings
+from client.sources.readers import read_granularity
+from client.sources.tables import read_table
+from common.outcomes import ClassOutcome
+from common.plan import Evaluation
+from common.study import Study
 
-GranularityArrays = Mapping[str, NDArray[Any]]
+ArraysByName = Mapping[str, NDArray[Any]]
+
+# Drawn anew in every process and never written: a pseudonym links nothing beyond it.
+_PSEUDONYM_KEY = secrets.token_bytes(32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +39,23 @@ class Cohort:
 
     Attributes:
         arrays: by granularity, then by array name; the first axis is B, "present_B" always there.
-        labels_B: the class of each patient, int64.
+        outcomes: by outcome, then by array name (`client.outcomes`); "known_B" always there.
         is_test_B: whether the patient is held out from training, bool.
+        pseudonym_B: `pseudonym` of each patient's id.
     """
 
-    arrays: Mapping[str, GranularityArrays]
-    labels_B: NDArray[np.int64]
+    arrays: Mapping[str, ArraysByName]
+    outcomes: Mapping[str, ArraysByName]
     is_test_B: NDArray[np.bool_]
+    pseudonym_B: NDArray[np.str_]
 
     def select(self, chosen_B: NDArray[np.bool_]) -> "Cohort":
         """The patients for whom `chosen_B` is true."""
-        arrays = {
-            name: {key: value[chosen_B] for key, value in granularity.items()}
-            for name, granularity in self.arrays.items()
-        }
         return Cohort(
-            arrays=arrays, labels_B=self.labels_B[chosen_B], is_test_B=self.is_test_B[chosen_B]
+            arrays=_chosen(self.arrays, chosen_B),
+            outcomes=_chosen(self.outcomes, chosen_B),
+            is_test_B=self.is_test_B[chosen_B],
+            pseudonym_B=self.pseudonym_B[chosen_B],
         )
 
     @property
@@ -58,18 +69,53 @@ class Cohort:
         return self.select(self.is_test_B)
 
     def __len__(self) -> int:
-        return len(self.labels_B)
+        return len(self.is_test_B)
 
     def counts(self) -> dict[str, int]:
-        """The number of patients, and of those who have each granularity."""
+        """The patients, those who have each granularity, and those whose outcomes are known."""
         present = {name: int(a["present_B"].sum()) for name, a in self.arrays.items()}
-        return {"patients": len(self), **present}
+        known = {name: int(a["known_B"].sum()) for name, a in self.outcomes.items()}
+        return {"patients": len(self), **present, **known}
 
 
-def read_cohort(config: SiteConfig, study: Study) -> tuple[Cohort | None, list[Finding]]:
+def _chosen(
+    named: Mapping[str, ArraysByName], chosen_B: NDArray[np.bool_]
+) -> dict[str, ArraysByName]:
+    return {k: {key: value[chosen_B] for key, value in a.items()} for k, a in named.items()}
+
+
+def concatenate(cohorts: Sequence[Cohort]) -> Cohort:
+    """The patients of one or more cohorts of the same study as one cohort."""
+
+    def joined(parts: Sequence[Mapping[str, ArraysByName]]) -> dict[str, ArraysByName]:
+        return {
+            name: {key: np.concatenate([part[name][key] for part in parts]) for key in arrays}
+            for name, arrays in parts[0].items()
+        }
+
+    return Cohort(
+        arrays=joined([c.arrays for c in cohorts]),
+        outcomes=joined([c.outcomes for c in cohorts]),
+        is_test_B=np.concatenate([c.is_test_B for c in cohorts]),
+        pseudonym_B=np.concatenate([c.pseudonym_B for c in cohorts]),
+    )
+
+
+def pseudonym(patient_id: str) -> str:
+    """A keyed hash of an id: the same within this process, and of no use outside of it."""
+    return hashlib.blake2b(patient_id.encode(), key=_PSEUDONYM_KEY, digest_size=16).hexdigest()
+
+
+def read_cohort(
+    config: SiteConfig, study: Study, *, needs_outcomes: bool = True
+) -> tuple[Cohort | None, list[Finding]]:
     """The site's patients, and everything that is wrong with the folder, in one pass.
 
     The cohort is None where there are errors among the findings.
+
+    Args:
+        needs_outcomes: leave out patients of whom no outcome is known; otherwise all patients are
+            there, and what is wrong with outcomes is nobody's concern.
     """
     file = config.patients.name
     table, findings = read_table(config.patients)
@@ -77,26 +123,47 @@ def read_cohort(config: SiteConfig, study: Study) -> tuple[Cohort | None, list[F
         return None, findings
     ids, found = _patient_ids(table, file)
     findings += found
-    labels_B, found = _labels(table, study, file)
-    findings += found
+    findings += column_findings(
+        table.columns, exempt=_agreed_columns(study), file=file, identifiers=config.identifiers
+    )
+    outcomes, found = read_outcomes(table, study.outcomes, file=file)
+    findings += found if needs_outcomes else []
     is_test_B, found = _split(table, ids, study.evaluation, file)
     findings += found
-    arrays: dict[str, GranularityArrays] = {}
+    arrays: dict[str, ArraysByName] = {}
     for name, granularity in study.granularities.items():
-        arrays[name], found = read_tabular(table, granularity, name=name, file=file)
+        arrays[name], found = read_granularity(
+            config, name, granularity, patients=table, ids=_different(ids)
+        )
         findings += found
     if not any(a["present_B"].any() for a in arrays.values()):
         expected = f"a granularity of the study ({', '.join(study.granularities)})"
         findings.append(error(file, expected, "none for any patient", "Check the column names."))
     if any(f.severity == "error" for f in findings):
         return None, findings
-    cohort = Cohort(arrays=arrays, labels_B=labels_B, is_test_B=is_test_B)
+    cohort = Cohort(
+        arrays=arrays,
+        outcomes=outcomes,
+        is_test_B=is_test_B,
+        pseudonym_B=np.array([pseudonym(i) for i in ids]),
+    )
+    if not needs_outcomes:
+        return cohort, findings
+    is_known_B = np.any([a["known_B"] for a in outcomes.values()], axis=0)
     if study.evaluation.validation_fold is not None:
         is_fold_B = _fold_of(ids, study.evaluation) == study.evaluation.validation_fold
-        cohort = replace(cohort, is_test_B=is_fold_B).select(~is_test_B & (labels_B >= 0))
-    else:
-        cohort = cohort.select(labels_B >= 0)
-    return cohort, findings
+        return replace(cohort, is_test_B=is_fold_B).select(~is_test_B & is_known_B), findings
+    return cohort.select(is_known_B), findings
+
+
+def _agreed_columns(study: Study) -> set[str]:
+    """The columns that every site has agreed to use, whatever their names look like."""
+    parts = (*study.outcomes.values(), *study.granularities.values())
+    return {
+        "patient_id",
+        study.evaluation.split_column,
+        *(column for part in parts for column in part.columns),
+    }
 
 
 def usable_cohort(cohort: Cohort | None, findings: Sequence[Finding]) -> Cohort:
@@ -130,29 +197,17 @@ def _patient_ids(table: pd.DataFrame, file: str) -> tuple["pd.Series[str]", list
     return ids, findings
 
 
-def _labels(
-    table: pd.DataFrame, study: Study, file: str
-) -> tuple[NDArray[np.int64], list[Finding]]:
-    """The label of each patient, -1 where the outcome is missing."""
-    column, classes = study.outcome.column, study.outcome.classes
-    where = f"{file}, column {column}"
-    unknown_B = np.full(len(table), -1, dtype=np.int64)
-    if column not in table.columns:
-        return unknown_B, [error(file, f"the outcome column {column}", "none", "Add it.")]
-    code_of = {form: i for i, c in enumerate(classes) for form in (c, f"{c}.0")}
-    labels_B = np.asarray(table[column].map(code_of).fillna(-1), dtype=np.int64)
-    findings: list[Finding] = []
-    num_missing = int(table[column].isna().sum())
-    num_unknown = int((labels_B < 0).sum()) - num_missing
-    if num_unknown:
-        expected, found = f"one of {', '.join(classes)}", f"{num_unknown} other values"
-        findings.append(error(where, expected, found, "Recode the column."))
-    if num_missing == len(table):
-        findings.append(error(where, "outcomes", "none", "Fill the column in."))
-    elif num_missing:
-        found = f"{num_missing} patients without one"
-        findings.append(warning(where, "an outcome", found, "These patients are left out."))
-    return labels_B, findings
+def _different(ids: "pd.Series[str]") -> pd.Index:
+    """The ids with a number in the place of each that is empty or repeated, which is an error.
+
+    So all that is wrong with the other files is found in the same pass.
+    """
+    is_usable_B = (ids != "") & ~ids.duplicated()
+    if is_usable_B.all():
+        return pd.Index(ids)
+    # A number is no patient's id: those are text.
+    both = enumerate(zip(ids, is_usable_B, strict=True))
+    return pd.Index([i if is_usable else row for row, (i, is_usable) in both], dtype="object")
 
 
 def _split(
@@ -184,7 +239,7 @@ def _places(ids: "pd.Series[str]", seed: int, purpose: str) -> NDArray[np.float6
     return np.array([int.from_bytes(digest, "big") / 2**48 for digest in digests])
 
 
-def cohort_findings(cohort: Cohort, config: SiteConfig) -> list[Finding]:
+def cohort_findings(cohort: Cohort, config: SiteConfig, study: Study) -> list[Finding]:
     """What a person should know of a cohort before it takes part.
 
     Too few patients is an error here, for the person who checks the folder; a site that runs all
@@ -201,9 +256,19 @@ def cohort_findings(cohort: Cohort, config: SiteConfig) -> list[Finding]:
         expected = f"at least {config.policy.smallest_group} held-out patients"
         action = "No metrics will be sent (policy.smallest_group)."
         findings.append(warning(file, expected, str(num_test), action))
-    for part, patients in (("training", cohort.train), ("held-out", cohort.test)):
-        if len(np.unique(patients.labels_B)) == 1:
-            action = "Training goes on; AUROC is undefined for this site."
-            expected = f"two outcome classes or more among {part} patients"
-            findings.append(warning(file, expected, "one", action))
+    return findings + _class_findings(cohort, study, file)
+
+
+def _class_findings(cohort: Cohort, study: Study, file: str) -> list[Finding]:
+    """A warning for each outcome of which a part of the patients shows one class only."""
+    findings = []
+    for name, outcome in study.outcomes.items():
+        if not isinstance(outcome, ClassOutcome):
+            continue
+        for part, patients in (("training", cohort.train), ("held-out", cohort.test)):
+            arrays = patients.outcomes[name]
+            if len(np.unique(arrays["label_B"][arrays["known_B"]])) == 1:
+                action = "Training goes on; AUROC is undefined for this site."
+                expected = f"two classes of {name} or more among {part} patients"
+                findings.append(warning(file, expected, "one", action))
     return findings

@@ -13,7 +13,7 @@ import numpy as np
 from client.policy import Policy
 from common.arrays import Arrays, Manifest, slices_of
 from common.errors import Refusal, RefusalCode
-from common.metrics import SECONDS, declared_shapes
+from common.metrics.evaluation import SECONDS, declared_sizes, groups_of
 from common.models.patient_model import SHARED, block_owner
 from common.study import Study
 from common.wire import OK, Reply, TaskKind
@@ -30,17 +30,17 @@ class Declared:
     manifests: Mapping[TaskKind, Manifest]
     counts: frozenset[str]
     metrics: Mapping[str, int]
+    metric_groups: tuple[str, ...]
 
     @classmethod
     def of(cls, study: Study, *, update: Manifest, moments: Manifest) -> "Declared":
         """The declaration that follows from a study and the manifests of its arrays."""
-        shapes = declared_shapes(study.num_classes, study.evaluation.score_bins)
-        sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
         federated = study.normalisation.method == "federated"
         return cls(
             manifests={TaskKind.TRAIN: update} | ({TaskKind.ENROL: moments} if federated else {}),
-            counts=frozenset({SHARED, *study.granularities}),
-            metrics=sizes | dict.fromkeys(SECONDS, 1),
+            counts=frozenset({SHARED, *study.granularities, *study.outcomes}),
+            metrics=declared_sizes(study),
+            metric_groups=tuple(groups_of(study)),
         )
 
 
@@ -54,7 +54,8 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
         - A count of 1 to `smallest_group` - 1 leaves as 0, and the update of that granularity's
           encoder as zeros, as do the moments of a feature that so few patients have. If so few lack
           a granularity, all count as having it.
-        - Statistics over fewer held-out patients than `smallest_group` do not leave.
+        - Statistics of an outcome over fewer held-out patients than `smallest_group` do not leave,
+          nor do any without the number of patients that they are over.
         - The L2 norm of an update is at most `max_update_norm`.
 
     Raises:
@@ -68,7 +69,7 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
     if reply.kind is TaskKind.ENROL:
         reply = _withhold_small_moments(reply, policy)
     reply = _withhold_small_counts(reply, policy)
-    reply = _withhold_metrics(reply, policy)
+    reply = _withhold_metrics(reply, policy, declared)
     return _bound_norm(reply, policy)
 
 
@@ -143,14 +144,15 @@ def _withhold_small_moments(reply: Reply, policy: Policy) -> Reply:
     return replace(reply, arrays=Arrays.pack(kept, dtype=np.float64))
 
 
-def _withhold_metrics(reply: Reply, policy: Policy) -> Reply:
-    num_patients = reply.metrics.get("num_patients", (0.0,))[0]
-    is_small = num_patients < policy.smallest_group
-    kept = {
-        name: values
-        for name, values in reply.metrics.items()
-        if policy.allows_metric(name) and (name in SECONDS or not is_small)
-    }
+def _withhold_metrics(reply: Reply, policy: Policy, declared: Declared) -> Reply:
+    """Statistics that the policy does not list, and all of an outcome known of too few patients."""
+    allowed = {name: v for name, v in reply.metrics.items() if policy.allows_metric(name)}
+    kept = {name: values for name, values in allowed.items() if name in SECONDS}
+    for group in declared.metric_groups:
+        # Without it, the others could not be merged with those of other sites.
+        num_patients = allowed.get(f"{group}num_patients", (0.0,))[0]
+        if num_patients >= policy.smallest_group:
+            kept |= {name: values for name, values in allowed.items() if name.startswith(group)}
     return replace(reply, metrics=kept)
 
 

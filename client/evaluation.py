@@ -1,56 +1,82 @@
 """Evaluation at a site: predictions of a model for its patients, and their mergeable sums.
 
 Predictions stay here; only `EvaluationSums` go to the egress.
+
+Letters of shapes: B patients, P predicted numbers of a patient (by kind of outcome).
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from client.recalibration import add_intercept, fit_intercept
 from client.training import Patients
-from common.metrics import EvaluationSums, sums_of
-from common.models.heads import probabilities
+from common.metrics.evaluation import statistics_of
+from common.metrics.statistics import EvaluationSums
 from common.models.patient_model import PatientModel
+from common.outcomes import ClassOutcome
 from common.study import Study
 
-_BATCH = 4096
+# By outcome: (B, P) of what its head predicts.
+Predictions = Mapping[str, NDArray[np.float64]]
+# By outcome, then by array name: what `Cohort.outcomes` holds.
+Outcomes = Mapping[str, Mapping[str, NDArray[Any]]]
+
+_BATCH = 1024
 
 
-def predict(model: PatientModel, patients: Patients, study: Study) -> NDArray[np.float64]:
-    """The probability of each class for each patient, shape (B, C), rows add to 1."""
-    if len(patients) == 0:
-        return np.empty((0, study.num_classes))
+def predict(model: PatientModel, patients: Patients) -> Predictions:
+    """The predictions of every outcome for each patient, in float64."""
     model.eval()
-    parts = []
+    parts: list[dict[str, Tensor]] = []
     with torch.inference_mode():
-        indices = torch.arange(len(patients), device=patients.labels_B.device)
-        for index_B in torch.split(indices, _BATCH):
+        # Of nobody, too, the predictions have their shape.
+        for index_B in torch.split(torch.arange(len(patients)), _BATCH):
             inputs, _ = patients.batch(index_B)
-            parts.append(probabilities(study.outcome, model(inputs)).cpu().numpy())
-    return np.concatenate(parts)
+            parts.append(model.predictions(model(inputs)))
+    return {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in parts[0]}
 
 
 def predict_at_site(
     model: PatientModel, patients: Patients, study: Study, *, trained_on: Patients
-) -> NDArray[np.float64]:
-    """As `predict`, with the site's own intercept where the study has one.
+) -> Predictions:
+    """As `predict`, with the site's own intercepts of classes where the study has them.
 
     Args:
-        trained_on: the site's training patients, whom the intercept is fitted to.
+        trained_on: the site's training patients, whom the intercepts are fitted to.
     """
-    scores_BC = predict(model, patients, study)
+    predictions = dict(predict(model, patients))
     if study.model.site_intercept_sd == 0:
-        return scores_BC
-    intercept_C = fit_intercept(
-        predict(model, trained_on, study),
-        trained_on.labels_B.cpu().numpy(),
-        study.model.site_intercept_sd,
-    )
-    return add_intercept(scores_BC, intercept_C)
+        return predictions
+    own = predict(model, trained_on)
+    for name, outcome in study.outcomes.items():
+        if isinstance(outcome, ClassOutcome):
+            labels = outcomes_of(trained_on)[name]
+            known_B = labels["known_B"]
+            intercept_C = fit_intercept(
+                own[name][known_B], labels["label_B"][known_B], study.model.site_intercept_sd
+            )
+            predictions[name] = add_intercept(predictions[name], intercept_C)
+    return predictions
 
 
-def evaluate(scores_BC: NDArray[np.float64], patients: Patients, study: Study) -> EvaluationSums:
-    """The sums of these predictions for these patients."""
-    labels_B = patients.labels_B.cpu().numpy()
-    return sums_of(scores_BC, labels_B, score_bins=study.evaluation.score_bins)
+def outcomes_of(patients: Patients) -> Outcomes:
+    """The outcomes of patients on a device, as arrays."""
+    return {
+        name: {key: value.cpu().numpy() for key, value in tensors.items()}
+        for name, tensors in patients.outcomes.items()
+    }
+
+
+def evaluate(
+    predictions: Predictions, outcomes: Outcomes, study: Study
+) -> dict[str, EvaluationSums]:
+    """The sums of these predictions, by outcome."""
+    return {
+        name: statistics.sums_of(predictions[name], outcomes[name])
+        for name, statistics in statistics_of(study).items()
+    }

@@ -1,10 +1,16 @@
-"""The moments of a site's numeric features, for federated normalisation.
+"""The moments of a site's measured quantities, for federated normalisation.
 
 Sums within the study's public ranges, over training patients; never a minimum, a maximum, or
 anything of a held-out patient.
+
+Letters of shapes: B patients, T time steps, F features (or signals, or markers).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from client.data import Cohort
 from common.arrays import Arrays
@@ -13,15 +19,28 @@ from common.study import Study
 
 
 def moments_of(cohort: Cohort, study: Study) -> Arrays:
-    """Count, sum and sum of squares of each numeric feature, in half ranges, float64."""
+    """Count, sum and sum of squares of each measured quantity, in half ranges, float64.
+
+    A patient counts once for a quantity, however often it was measured: a series contributes the
+    mean over its observed steps (of values, and of their squares).
+    """
     named = {}
-    for name in study.granularities:
+    for name, granularity in study.granularities.items():
+        if not granularity.numeric:
+            continue
         middle, half = half_ranges(study, name)
-        arrays = cohort.arrays[name]
-        observed_BF = arrays["observed_BF"]
-        u_BF = (arrays["numeric_BF"].astype(np.float64) - middle) / half
-        u_BF = np.where(observed_BF, u_BF, 0.0)
-        named[f"{name}.count"] = observed_BF.sum(axis=0).astype(np.float64)
-        named[f"{name}.sum"] = u_BF.sum(axis=0)
-        named[f"{name}.sum_squares"] = (u_BF**2).sum(axis=0)
+        value_BTF, observed_BTF = _measured(cohort.arrays[name])
+        u_BTF = np.where(observed_BTF, (value_BTF.astype(np.float64) - middle) / half, 0.0)
+        num_BF = observed_BTF.sum(axis=1)
+        steps_BF = np.maximum(num_BF, 1)
+        named[f"{name}.count"] = (num_BF > 0).sum(axis=0).astype(np.float64)
+        named[f"{name}.sum"] = (u_BTF.sum(axis=1) / steps_BF).sum(axis=0)
+        named[f"{name}.sum_squares"] = ((u_BTF**2).sum(axis=1) / steps_BF).sum(axis=0)
     return Arrays.pack(named, dtype=np.float64)
+
+
+def _measured(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Values and mask with an axis of time, of one step where the kind has none."""
+    if "numeric_BTF" in arrays:
+        return arrays["numeric_BTF"], arrays["observed_BTF"]
+    return arrays["numeric_BF"][:, None], arrays["observed_BF"][:, None]

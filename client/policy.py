@@ -10,6 +10,7 @@ from pydantic import Field
 
 from common.contract import Section
 from common.errors import Refusal, RefusalCode
+from common.metrics.evaluation import statistic_of
 from common.study import Study
 
 Limit = Annotated[int, Field(strict=True, ge=1)]
@@ -24,9 +25,10 @@ class Policy(Section):
         min_patients: with fewer training patients than this, the site takes no part.
         smallest_group: metrics and counts over fewer patients than this are not sent.
         max_rounds: the last round for which a task is answered.
-        max_local_steps: the most optimizer steps in one round.
+        max_local_steps: the most optimizer steps in one round, those of its own model included.
         max_update_norm: an update of a larger L2 norm is scaled down to it, and this is logged.
-        metrics: names of the evaluation statistics that may leave; "*" allows all declared ones.
+        metrics: names of the evaluation statistics that may leave, plain ("confusion": of any
+            outcome) or of one outcome ("event.confusion"); "*" allows all declared ones.
     """
 
     allow_without_privacy: Annotated[bool, Field(strict=True)]
@@ -55,6 +57,10 @@ class Policy(Section):
                 f"Expected at least {self.min_patients} training patients, found fewer.",
             )
         num_steps = study.training.steps_of(num_patients)
+        # The model of a site's own is trained as much again, or further at the end.
+        num_steps = max(
+            num_steps * (2 if study.personal.ditto_lambda else 1), study.personal.fine_tune_steps
+        )
         if num_steps > self.max_local_steps:
             raise Refusal(
                 RefusalCode.STEP_LIMIT,
@@ -71,4 +77,4 @@ class Policy(Section):
 
     def allows_metric(self, name: str) -> bool:
         """Whether the statistic `name` may leave this hospital."""
-        return "*" in self.metrics or name in self.metrics
+        return not {"*", name, statistic_of(name)}.isdisjoint(self.metrics)

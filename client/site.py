@@ -15,19 +15,20 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from client.audit import AuditLog
 from client.config import SiteConfig, load_site_config
 from client.data import read_cohort, usable_cohort
 from client.device import device_of
 from client.egress import Declared, release, withheld
-from client.evaluation import evaluate, predict_at_site
+from client.evaluation import Outcomes, Predictions, evaluate, outcomes_of, predict_at_site
 from client.normalise import moments_of
+from client.personal import Personal, PersonalStore, named_parameters_of, personal_folder
 from client.training import Patients, to_device, train
 from common.arrays import Arrays, Manifest
 from common.code_version import code_fingerprint
 from common.errors import Refusal, RefusalCode, SiteConfigError
+from common.metrics.evaluation import PERSONAL, to_flat
 from common.models.patient_model import (
     PatientModel,
     load_state,
@@ -43,8 +44,9 @@ from common.wire import Reply, Task, TaskKind
 
 logger = logging.getLogger(__name__)
 
-# (round, probabilities (B, C), labels (B,)) of the held-out patients: for the simulation's oracle.
-PredictionObserver = Callable[[int, NDArray[np.float64], NDArray[np.int64]], None]
+# (round, model, predictions and outcomes of the held-out patients): for the simulation's oracle.
+# The model is "" for the shared one, or `PERSONAL`.
+PredictionObserver = Callable[[int, str, Predictions, Outcomes], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,30 +212,48 @@ class Site:
             return replace(reply, arrays=moments, counts=prepared.counts)
         assert task.arrays is not None  # checked by _admit
         load_state(prepared.model, task.arrays)
+        personal = self._personal(task, prepared.study)
+        personal.put_local(prepared.model, task.round)
         started = time.perf_counter()
         metrics = self._evaluate(task.round, prepared)
         evaluated = time.perf_counter()
         metrics["seconds_evaluation"] = (evaluated - started,)
         if task.kind is TaskKind.EVALUATE:
+            if prepared.study.personal.has_model:
+                personal.make_own(prepared.model, prepared.train, task.round)
+                metrics |= self._evaluate(task.round, prepared, model=PERSONAL)
             return replace(reply, metrics=metrics)
-        before = parameters_of(prepared.model)
-        seed = seed_of(prepared.study.training.seed, self.name, task.round)
-        train(prepared.model, prepared.train, prepared.study, seed=seed)
-        after = parameters_of(prepared.model)
-        update = Arrays(manifest=before.manifest, flat=after.flat - before.flat)
+        update = self._train(task.round, prepared, personal)
         metrics["seconds_training"] = (time.perf_counter() - evaluated,)
         return replace(reply, arrays=update, counts=prepared.counts, metrics=metrics)
 
-    def _evaluate(self, round_number: int, prepared: _Prepared) -> dict[str, tuple[float, ...]]:
+    def _personal(self, task: Task, study: Study) -> Personal:
+        store = PersonalStore(personal_folder(self._config.state_dir, task.run_id))
+        return Personal(study, store, site=self.name)
+
+    def _train(self, round_number: int, prepared: _Prepared, personal: Personal) -> Arrays:
+        """The update of the shared model; what is personal is trained as well, and stays here."""
+        model = prepared.model
+        start = named_parameters_of(model) if prepared.study.personal.ditto_lambda > 0 else {}
+        before = parameters_of(model)
+        seed = seed_of(prepared.study.training.seed, self.name, round_number)
+        train(model, prepared.train, prepared.study, seed=seed)
+        after = parameters_of(model)
+        personal.after_training(model, start, prepared.train, round_number)
+        return Arrays(manifest=before.manifest, flat=after.flat - before.flat)
+
+    def _evaluate(
+        self, round_number: int, prepared: _Prepared, *, model: str = ""
+    ) -> dict[str, tuple[float, ...]]:
         if len(prepared.test) == 0:
             return {}
-        scores_BC = predict_at_site(
+        predictions = predict_at_site(
             prepared.model, prepared.test, prepared.study, trained_on=prepared.train
         )
+        outcomes = outcomes_of(prepared.test)
         if self._observer is not None:
-            labels_B = prepared.test.labels_B.cpu().numpy()
-            self._observer(round_number, scores_BC, labels_B)
-        return evaluate(scores_BC, prepared.test, prepared.study).to_flat()
+            self._observer(round_number, model, predictions, outcomes)
+        return to_flat(evaluate(predictions, outcomes, prepared.study), model=model)
 
     def _record(self, task: Task, reply: Reply, kept_back: list[str]) -> Reply:
         """The reply, once the audit log holds it; a bare refusal where it cannot be written."""

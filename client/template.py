@@ -1,11 +1,13 @@
-"""`wardround init-site`: a commented `site.toml`, and a table with the header of a study."""
+"""`wardround init-site`: a commented `site.toml`, and the tables of a study with their headers."""
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import SiteConfigError
 from common.files import write_atomically
+from common.granularities import MarkersGranularity
 from common.study import Study
 
 _SITE_TOML = """\
@@ -19,7 +21,10 @@ state_dir = "../{name}-state"    # this hospital's own books; outside this folde
 device = "auto"                  # "auto": the first GPU if there is one; or "cpu", "cuda:0", …
 
 [data]
-patients = "patients.csv"        # one row per patient: patient_id, the outcome, the features
+patients = "patients.csv"        # one row per patient: patient_id, outcomes, tabular features
+identifiers = "mask"             # names, phones, record numbers: "mask", or "refuse" the file
+# A granularity is read from the file of its name (vitals.csv, notes.parquet, imaging.csv that lists
+# files in imaging/, genomics.vcf.gz, …). Another file: files = {{ vitals = "export/bp.csv" }}
 
 # The policy is the floor: the coordinator may ask for something stricter, never for laxer.
 # Your privacy officer signs for these lines.
@@ -37,7 +42,7 @@ metrics = ["*"]                  # statistics that may leave; "*": all that the 
 
 
 def init_site(site_dir: Path, study: Study | None) -> list[Path]:
-    """Writes `site.toml`, and with a study `patients.csv` with its header; returns the paths.
+    """Writes `site.toml`, and with a study its tables with their headers; returns the paths.
 
     Raises:
         SiteConfigError: one of the files is there already; nothing is changed.
@@ -46,6 +51,7 @@ def init_site(site_dir: Path, study: Study | None) -> list[Path]:
     files = {site_dir / "site.toml": _SITE_TOML.format(name=name)}
     if study is not None:
         files[site_dir / "patients.csv"] = _header(study)
+        files |= {site_dir / name: header for name, header in _files(study).items()}
     for path in files:
         if path.exists():
             raise SiteConfigError(
@@ -63,9 +69,33 @@ def _site_name(site_dir: Path) -> str:
 
 
 def _header(study: Study) -> str:
-    columns = ["patient_id", study.outcome.column]
-    for granularity in study.granularities.values():
-        columns += granularity.features
+    columns = ["patient_id"]
+    for part in (*study.outcomes.values(), *study.granularities.values()):
+        columns += part.columns
+    return _line(columns)
+
+
+def _files(study: Study) -> dict[str, str]:
+    """The tables beside the patients' one, by name: those of granularities that have their own."""
+    columns = {
+        "series": ("patient_id", "minutes", "signal", "value"),
+        "notes": ("patient_id", "minutes", "text"),
+        "images": ("patient_id", "file"),
+    }
+    tables = {
+        f"{name}.csv": _line(columns[granularity.kind])
+        for name, granularity in study.granularities.items()
+        if granularity.kind in columns
+    }
+    markers = {
+        f"{name}.csv": _line(("patient_id", *granularity.markers))
+        for name, granularity in study.granularities.items()
+        if isinstance(granularity, MarkersGranularity)
+    }
+    return tables | markers
+
+
+def _line(cells: Sequence[str]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(columns)
+    csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()

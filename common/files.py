@@ -4,11 +4,16 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes, *, durable: bool) -> None:
-    """Puts `content` at `path` in one step; `durable` also waits until the disk has it."""
+def write_atomically(path: Path, content: bytes, *, durable: bool, mode: int = 0o666) -> None:
+    """Puts `content` at `path` in one step; `durable` also waits until the disk has it.
+
+    Args:
+        mode: who may read and write a new file, as far as the process's umask allows.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         file.write(content)
         if durable:
             file.flush()

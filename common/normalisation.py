@@ -18,10 +18,14 @@ _SMALLEST_DEVIATION = 1e-3
 
 
 def moments_manifest(study: Study) -> Manifest:
-    """Names and shapes of the moments that a site sends: three vectors (F,) a granularity."""
+    """Names and shapes of the moments that a site sends: three vectors (F,) a granularity.
+
+    Granularities without measured quantities (images, notes) have none.
+    """
     return tuple(
         Block(name=f"{name}.{moment}", shape=(len(granularity.numeric),))
         for name, granularity in study.granularities.items()
+        if granularity.numeric
         for moment in MOMENTS
     )
 
@@ -53,7 +57,9 @@ def normalisation_of(study: Study, moments: Arrays) -> dict[str, NDArray[np.floa
     """
     named = moments.unpack()
     buffers: dict[str, NDArray[np.float64]] = {}
-    for name in study.granularities:
+    for name, granularity in study.granularities.items():
+        if not granularity.numeric:
+            continue
         middle, half = half_ranges(study, name)
         count, total, squares = (named[f"{name}.{moment}"] for moment in MOMENTS)
         observed = np.maximum(count, 1)

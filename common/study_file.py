@@ -78,6 +78,8 @@ def override(study: Study, **changes: object) -> Study:
 def without_granularity(study: Study, name: str) -> Study:
     """Another study that lacks the granularity `name`, to measure what it is worth.
 
+    What the model's plan says of that granularity (edges, frozen encoders) goes with it.
+
     Raises:
         StudyError: the study has no such granularity, or no other.
     """
@@ -88,6 +90,9 @@ def without_granularity(study: Study, name: str) -> Study:
         )
     table = study.model_dump(mode="json", exclude_none=True)
     del table["granularities"][name]
+    model = table["model"]
+    model["edges"] = [edge for edge in model["edges"] if name not in edge]
+    model["frozen"] = [frozen for frozen in model["frozen"] if frozen != name]
     return validate(table, Study, StudyError, where=f"study '{study.name}' without {name}")
 
 

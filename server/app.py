@@ -14,15 +14,17 @@ from flwr.serverapp import Grid, ServerApp
 from common.code_version import code_fingerprint, release
 from common.errors import WardroundError
 from common.files import write_atomically
+from common.model_file import MODEL_FILE, write_model
 from common.models.patient_model import PatientModel, state_of, trainable_manifest
 from common.run_folder import check_unused, run_folder
 from common.study import Study
 from common.study_file import study_of_run, study_to_toml
 from common.wire import arrays_from_record, arrays_to_record
-from server.checkpoint import CheckpointFolder, write_model
+from server.checkpoint import CheckpointFolder
 from server.journal import Journal, Listener
 from server.report import write_report
 from server.strategy import BlockwiseStrategy, Oracle
+from server.transfer import Transfer, transfer
 
 app = ServerApp()
 
@@ -37,6 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         engine="flower",
         resume=bool(config["resume"]),
         durable=bool(config["durable"]),
+        init_from=Path(str(config["init-from"])) if config["init-from"] else None,
     )
     execute(run, grid)
 
@@ -49,6 +52,7 @@ class Run:
         engine: the transport, for the record: "in-process" or "flower".
         resume: go on from the newest checkpoint of the folder, instead of from the start.
         durable: wait for the disk (fsync) at every checkpoint and journal line.
+        init_from: a folder with a model, whose blocks the study starts from where they fit.
     """
 
     study: Study
@@ -56,6 +60,7 @@ class Run:
     engine: str
     resume: bool = False
     durable: bool = True
+    init_from: Path | None = None
 
 
 def execute(
@@ -68,9 +73,11 @@ def execute(
         oracle: exact metrics of a round, where somebody knows them: in simulation.
 
     Raises:
-        RunError: the folder holds a run already, and `resume` was not asked for.
+        RunError: the folder holds a run already, and `resume` was not asked for; or nothing in
+            `init_from` fits.
         CheckpointError: there is nothing to resume, or it is of another study.
         CohortError: too few sites; the run can be resumed.
+        StudyError: the study of `init_from` is malformed.
     """
     torch.set_num_threads(1)
     journal_path = run.folder / "journal.jsonl"
@@ -83,6 +90,10 @@ def execute(
     )
     run_id = secrets.token_hex(8) if resumed is None else resumed.run_id
     model = PatientModel(run.study)
+    initial = state_of(model)
+    start = Transfer(model=initial, taken=frozenset(), left={})
+    if run.init_from is not None and resumed is None:
+        start = transfer(run.study, initial, run.init_from)
     journal = Journal(journal_path, durable=run.durable, listeners=listeners)
     try:
         journal.write(
@@ -97,6 +108,8 @@ def execute(
             release=release(),
             code=code_fingerprint(),
         )
+        if start.taken:
+            journal.write("transferred", taken=sorted(start.taken), left=dict(start.left))
         strategy = BlockwiseStrategy(
             study=run.study,
             run_id=run_id,
@@ -104,16 +117,17 @@ def execute(
             journal=journal,
             checkpoints=checkpoints,
             resumed=resumed,
+            transferred=start.taken,
         )
         result = strategy.start(
             grid,
-            arrays_to_record(state_of(model)),
+            arrays_to_record(start.model),
             num_rounds=run.study.training.rounds,
             # Within one process a site works while it is waited for, and cannot be late.
             timeout=inf if run.engine == "in-process" else run.study.strategy.round_timeout_s,
             evaluate_fn=oracle,
         )
-        write_model(run.folder / "model.safetensors", arrays_from_record(result.arrays))
+        write_model(run.folder / MODEL_FILE, arrays_from_record(result.arrays))
         journal.write("run_finished", round=run.study.training.rounds)
     except BaseException as fault:
         # Whoever looks finds what was reached; nothing here may hide why the run ended.

@@ -116,8 +116,3 @@ def _read(path: Path) -> Checkpoint | None:
 def _digest(header: Mapping[str, Any], content: bytes) -> str:
     canonical = json.dumps(header, sort_keys=True).encode()
     return hashlib.sha256(canonical + b"\0" + content).hexdigest()
-
-
-def write_model(path: Path, model: Arrays) -> None:
-    """The model as one safetensors file, by parameter name: what a user takes home."""
-    write_atomically(path, save(model.unpack()), durable=True)

@@ -6,7 +6,6 @@ A site whose reply is not finite, of another shape or of absurd weight is droppe
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 from flwr.app import Message
@@ -15,7 +14,7 @@ from common import wire
 from common.arrays import Manifest
 from common.contract import SITE_NAME_PATTERN
 from common.errors import MessageError, RefusalCode
-from common.metrics import SECONDS, EvaluationSums, declared_shapes
+from common.metrics.evaluation import PERSONAL, declared_sizes, from_flat
 from common.models.patient_model import SHARED
 from common.normalisation import MOMENTS
 from common.study import Study
@@ -105,8 +104,8 @@ def _fault_of_counts(reply: Reply, expected: Expected) -> str:
     counts, study = reply.counts, expected.study
     if reply.kind is wire.TaskKind.EVALUATE:
         return "counts in an evaluation" if counts else ""
-    if set(counts) != {SHARED, *study.granularities}:
-        return "counts of other granularities"
+    if set(counts) != {SHARED, *study.granularities, *study.outcomes}:
+        return "counts of other granularities or outcomes"
     if not 0 < counts[SHARED] <= study.strategy.max_patients_per_site:
         return "an absurd number of patients"
     if any(not 0 <= count <= counts[SHARED] for count in counts.values()):
@@ -121,7 +120,9 @@ def _fault_of_moments(reply: Reply, study: Study) -> str:
     if reply.kind is not wire.TaskKind.ENROL or reply.arrays is None:
         return ""
     named = reply.arrays.unpack()
-    for name in study.granularities:
+    for name, granularity in study.granularities.items():
+        if not granularity.numeric:
+            continue
         count, total, squares = (named[f"{name}.{moment}"] for moment in MOMENTS)
         # Values travel through float32, which may put them a little outside of their range.
         most = 1.01 * count
@@ -134,18 +135,15 @@ def _fault_of_moments(reply: Reply, study: Study) -> str:
 
 def _fault_of_metrics(reply: Reply, study: Study) -> str:
     """Statistics are merged later, by the report: none may come that it cannot take."""
-    shapes = declared_shapes(study.num_classes, study.evaluation.score_bins)
-    sizes = {name: prod(shape) for name, shape in shapes.items()} | dict.fromkeys(SECONDS, 1)
+    sizes = declared_sizes(study)
     for name, values in reply.metrics.items():
         if sizes.get(name) != len(values):
             return "statistics that are not declared"
         if not all(0 <= value <= _LARGEST_STATISTIC for value in values):
             return "statistics that are negative or not finite"
-    # A policy may withhold some; together they must be of the same patients.
-    if not set(shapes) <= set(reply.metrics):
-        return ""
     try:
-        EvaluationSums.from_flat(reply.metrics, study.num_classes, study.evaluation.score_bins)
+        for model in ("", PERSONAL):
+            from_flat(study, reply.metrics, model=model)
     except ValueError:
         return "statistics that disagree with one another"
     return ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.study import Strategy
+from common.plan import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)

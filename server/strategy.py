@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from common import wire
 from common.arrays import Arrays, Manifest, size_of
 from common.errors import CohortError, RunError
+from common.models.patient_model import block_owner
 from common.normalisation import add_moments, moments_manifest, normalisation_of
 from common.study import Study
 from common.wire import TaskKind
@@ -44,6 +45,8 @@ class BlockwiseStrategy(Strategy):
     Args:
         manifest: the trainable parameters of the study's model.
         resumed: the checkpoint to go on from, or None.
+        transferred: granularities whose encoders come from another model: they keep its
+            normalisation, behind which they were trained.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class BlockwiseStrategy(Strategy):
         journal: Journal,
         checkpoints: CheckpointFolder,
         resumed: Checkpoint | None = None,
+        transferred: frozenset[str] = frozenset(),
         seconds: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._study = study
@@ -64,6 +68,7 @@ class BlockwiseStrategy(Strategy):
         self._journal = journal
         self._checkpoints = checkpoints
         self._resumed = resumed
+        self._transferred = transferred
         self._seconds = seconds
         self._post = Post(study=study, run_id=run_id, journal=journal)
         self._roster = Roster()
@@ -217,7 +222,11 @@ class BlockwiseStrategy(Strategy):
         moments = self._roster.moments()
         if moments:
             normalisation = normalisation_of(self._study, add_moments(moments))
-            named |= {name: value.astype(np.float32) for name, value in normalisation.items()}
+            named |= {
+                name: value.astype(np.float32)
+                for name, value in normalisation.items()
+                if block_owner(name) not in self._transferred
+            }
         model = Arrays.pack(named)
         self._save(0, model)
         return self._record_of(model)

@@ -8,41 +8,47 @@ logistic regression.
 """
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from client.config import load_site_config
-from client.data import Cohort, read_cohort, usable_cohort
+from client.data import Cohort, concatenate, read_cohort, usable_cohort
 from client.evaluation import predict_at_site
 from client.normalise import moments_of
 from client.training import to_device, train
 from common.arrays import Arrays
 from common.errors import DataError
+from common.metrics.evaluation import PERSONAL, statistics_of
+from common.metrics.statistics import Metrics
 from common.models.patient_model import PatientModel, load_state, state_of
 from common.normalisation import normalisation_of
 from common.run_folder import site_folders
 from common.seeds import seed_of
 from common.study import Study
 from common.study_file import override
-from simulations.logistic import logistic_scores
-from simulations.oracle import Oracle, exact_metrics
+from simulations.logistic import logistic_predictions
+from simulations.oracle import Evaluated, Oracle, pooled
 from simulations.simulate import Simulation, simulate
 
 POOLED = "all, pooled"
 MEAN = "mean of sites"
-ARMS = ("local only", "federated", "pooled", "logistic regression, pooled")
+ARMS = (
+    "local only",
+    "federated",
+    "federated, personal",
+    "pooled",
+    "logistic regression, pooled",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """Exact metrics of one arm, variant and seed on the held-out patients of one scope.
+    """Exact metrics of one arm, variant, seed and outcome on the held-out patients of one scope.
 
     Attributes:
         variant: "all granularities", or "without NAME".
@@ -52,6 +58,7 @@ class ArmResult:
     arm: str
     variant: str
     seed: int
+    outcome: str
     scope: str
     metrics: Mapping[str, float | None]
 
@@ -111,30 +118,37 @@ def run_seed(
         for folder in site_folders(sites)
         if folder.name not in left_out
     }
-    pooled = concatenate([cohort.train for cohort in cohorts.values()])
+    train = concatenate([cohort.train for cohort in cohorts.values()])
     oracle = Oracle()
     run = Simulation(study=study, sites=sites, out=out, left_out=left_out)
     simulate(run, oracle=oracle)
-    scores = {"federated": {name: oracle.latest(name, study.num_classes) for name in cohorts}}
-    absent = [name for name, c in cohorts.items() if len(scores["federated"][name]) != len(c.test)]
+    evaluated = {"federated": dict(oracle.latest())}
+    absent = [
+        name for name, c in cohorts.items() if len(c.test) and name not in evaluated["federated"]
+    ]
     if absent:
         raise DataError(
             f"Expected every site to take part in every arm, found {', '.join(absent)} absent from "
             f"the federated one. {out / 'report.md'} says why. Mend or remove these folders."
         )
-    central = train_centrally(_with_work_of(study, len(cohorts)), pooled, site="pooled")
-    scores["pooled"] = {name: _scores(central, c, study) for name, c in cohorts.items()}
-    scores["local only"] = {
-        name: _scores(train_centrally(study, c.train, site=name), c, study)
+    central = train_centrally(_with_work_of(study, len(cohorts)), train, site="pooled")
+    if study.personal.has_model:
+        evaluated["federated, personal"] = dict(oracle.latest(PERSONAL))
+    evaluated["pooled"] = {name: _evaluate(central, c, study) for name, c in cohorts.items()}
+    evaluated["local only"] = {
+        name: _evaluate(train_centrally(study, c.train, site=name), c, study)
         for name, c in cohorts.items()
     }
-    scores["logistic regression, pooled"] = {
-        name: logistic_scores(pooled, c.test, study.num_classes) for name, c in cohorts.items()
+    evaluated["logistic regression, pooled"] = {
+        name: (logistic_predictions(train, c.test, study), c.test.outcomes)
+        for name, c in cohorts.items()
     }
     return [
-        ArmResult(arm=arm, variant=variant, seed=seed, scope=scope, metrics=metrics)
-        for arm, by_site in scores.items()
-        for scope, metrics in _scopes(by_site, cohorts).items()
+        ArmResult(
+            arm=arm, variant=variant, seed=seed, outcome=outcome, scope=scope, metrics=metrics
+        )
+        for arm, by_site in evaluated.items()
+        for outcome, scope, metrics in _scopes(by_site, study)
     ]
 
 
@@ -161,19 +175,6 @@ def _with_work_of(study: Study, num_sites: int) -> Study:
     return override(study, training__local_steps=study.training.local_steps * num_sites)
 
 
-def concatenate(cohorts: Sequence[Cohort]) -> Cohort:
-    """The patients of several cohorts as one."""
-    arrays = {
-        name: {key: np.concatenate([c.arrays[name][key] for c in cohorts]) for key in granularity}
-        for name, granularity in cohorts[0].arrays.items()
-    }
-    return Cohort(
-        arrays=arrays,
-        labels_B=np.concatenate([c.labels_B for c in cohorts]),
-        is_test_B=np.concatenate([c.is_test_B for c in cohorts]),
-    )
-
-
 def _lacking(study: Study, whole: Study, sites: Path) -> frozenset[str]:
     """The sites that can take part in the `whole` study, and have no granularity of `study`."""
     cohorts = {folder.name: _cohort(folder, whole) for folder in site_folders(sites)}
@@ -188,26 +189,37 @@ def _cohort(folder: Path, study: Study) -> Cohort:
     return usable_cohort(*read_cohort(load_site_config(folder), study))
 
 
-def _scores(model: PatientModel, cohort: Cohort, study: Study) -> NDArray[np.float64]:
+def _evaluate(model: PatientModel, cohort: Cohort, study: Study) -> Evaluated:
     trained_on, held_out = (to_device(c, torch.device("cpu")) for c in (cohort.train, cohort.test))
-    return predict_at_site(model, held_out, study, trained_on=trained_on)
+    predictions = predict_at_site(model, held_out, study, trained_on=trained_on)
+    return predictions, cohort.test.outcomes
 
 
-def _scopes(
-    scores: Mapping[str, NDArray[np.float64]], cohorts: Mapping[str, Cohort]
-) -> dict[str, dict[str, Any]]:
-    """Metrics by site, of all patients together, and the mean over sites where defined."""
-    labels = {name: cohort.test.labels_B for name, cohort in cohorts.items()}
-    scopes = {name: exact_metrics(scores[name], labels[name]) for name in cohorts}
-    pooled = exact_metrics(
-        np.concatenate([scores[name] for name in cohorts]),
-        np.concatenate([labels[name] for name in cohorts]),
-    )
-    mean: dict[str, float | None] = {}
-    for metric in pooled:
-        known = [m[metric] for m in scopes.values() if m[metric] is not None]
-        mean[metric] = float(np.mean(known)) if known else None
-    return scopes | {POOLED: pooled, MEAN: mean}
+def _scopes(evaluated: Mapping[str, Evaluated], study: Study) -> Iterator[tuple[str, str, Metrics]]:
+    """Outcome, scope and metrics: of each site, of all patients together, and the mean of sites.
+
+    An arm that does not predict an outcome has no metrics of it.
+    """
+    for outcome, statistics in statistics_of(study).items():
+        parts = {
+            name: (predictions[outcome], outcomes[outcome])
+            for name, (predictions, outcomes) in evaluated.items()
+            if outcome in predictions
+        }
+        if not parts:
+            continue
+        by_site = {name: statistics.exact_metrics(*part) for name, part in parts.items()}
+        for name, metrics in by_site.items():
+            yield outcome, name, metrics
+        both = [({outcome: p}, {outcome: o}) for p, o in parts.values()]
+        predictions, outcomes = pooled(both)
+        whole = statistics.exact_metrics(predictions[outcome], outcomes[outcome])
+        yield outcome, POOLED, whole
+        mean: Metrics = {}
+        for metric in whole:
+            known = [m[metric] for m in by_site.values() if m[metric] is not None]
+            mean[metric] = float(np.mean([v for v in known if v is not None])) if known else None
+        yield outcome, MEAN, mean
 
 
 def _slug(variant: str) -> str:

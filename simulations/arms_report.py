@@ -8,75 +8,99 @@ from pathlib import Path
 import numpy as np
 
 from common.files import write_atomically
+from common.metrics.evaluation import statistics_of
+from common.study import Study
+from server.report.markdown import title_of
 from simulations.arms import ARMS, MEAN, POOLED, ArmResult
 
-_METRICS = ("accuracy", "auroc", "auprc", "f1", "calibration_error")
-_TITLES = {"accuracy": "accuracy", "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1"}
 
-
-def write_arms(results: Sequence[ArmResult], out: Path, *, title: str) -> Path:
+def write_arms(results: Sequence[ArmResult], out: Path, *, study: Study) -> Path:
     """Writes `arms.csv` and `arms.md`; returns the path of the latter."""
     write_atomically(out / "arms.csv", to_csv(results).encode(), durable=False)
-    write_atomically(out / "arms.md", to_markdown(results, title=title).encode(), durable=False)
+    write_atomically(out / "arms.md", to_markdown(results, study=study).encode(), durable=False)
     return out / "arms.md"
 
 
 def to_csv(results: Sequence[ArmResult]) -> str:
-    """One line per arm, variant, seed, scope and metric; an undefined metric is an empty cell."""
+    """A line per arm, variant, seed, outcome, scope and metric; an undefined metric is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["arm", "variant", "seed", "scope", "metric", "value"])
+    writer.writerow(["arm", "variant", "seed", "outcome", "scope", "metric", "value"])
     for r in results:
         for metric, value in r.metrics.items():
             cell = "" if value is None else repr(float(value))
-            writer.writerow([r.arm, r.variant, r.seed, r.scope, metric, cell])
+            writer.writerow([r.arm, r.variant, r.seed, r.outcome, r.scope, metric, cell])
     return text.getvalue()
 
 
-def to_markdown(results: Sequence[ArmResult], *, title: str) -> str:
-    """Tables of mean ± sd over seeds: all patients, mean of sites, then each hospital."""
+def to_markdown(results: Sequence[ArmResult], *, study: Study) -> str:
+    """Tables of mean ± sd over seeds, by outcome: all patients, mean of sites, each hospital."""
     seeds = sorted({r.seed for r in results})
-    variants = list(dict.fromkeys(r.variant for r in results))
-    scopes = list(dict.fromkeys(r.scope for r in results))
-    sites = [s for s in scopes if s not in (POOLED, MEAN)]
     parts = [
-        f"# {title}: what joining brings",
+        f"# {study.study.title or study.name}: what joining brings",
         f"Held-out patients; mean ± sd over {len(seeds)} seeds "
         f"({', '.join(map(str, seeds))}). Exact metrics from pooled predictions.",
     ]
-    for scope in (POOLED, MEAN):
-        parts.append(_scope_table(results, scope, variants))
-    for metric in ("accuracy", "auroc"):
-        parts.append(_site_table(results, metric, sites, variants))
-    parts.append(_shares(results, sites, variants))
+    for outcome, statistics in statistics_of(study).items():
+        mine = [r for r in results if r.outcome == outcome]
+        heading = f"{outcome}: " if len(study.outcomes) > 1 else ""
+        parts += _outcome_parts(mine, statistics.columns, heading)
     return "\n\n".join(parts) + "\n"
 
 
-def _scope_table(results: Sequence[ArmResult], scope: str, variants: Sequence[str]) -> str:
-    titles = [_TITLES.get(m, m.replace("_", " ")) for m in _METRICS]
-    lines = [f"## {scope[0].upper()}{scope[1:]}", "", f"| arm | {' | '.join(titles)} |"]
-    lines.append("|---|" + "---:|" * len(_METRICS))
+def _outcome_parts(results: Sequence[ArmResult], columns: Sequence[str], heading: str) -> list[str]:
+    variants = list(dict.fromkeys(r.variant for r in results))
+    scopes = list(dict.fromkeys(r.scope for r in results))
+    sites = [s for s in scopes if s not in (POOLED, MEAN)]
+    parts = [_scope_table(results, scope, variants, columns, heading) for scope in (POOLED, MEAN)]
+    if len(sites) <= _MOST_SITES:
+        parts += [_site_table(results, m, sites, variants, heading) for m in columns[:2]]
+    return [*parts, _shares(results, sites, variants, heading)]
+
+
+def _arms_of(results: Sequence[ArmResult]) -> list[str]:
+    there = {r.arm for r in results}
+    return [arm for arm in ARMS if arm in there]
+
+
+def _scope_table(
+    results: Sequence[ArmResult],
+    scope: str,
+    variants: Sequence[str],
+    columns: Sequence[str],
+    heading: str,
+) -> str:
+    title = f"{heading}{scope}"
+    lines = [f"## {title[0].upper()}{title[1:]}", "", f"| arm | {_cells(columns)} |"]
+    lines.append("|---|" + "---:|" * len(columns))
     for variant in variants:
-        for arm in ARMS:
+        for arm in _arms_of(results):
             rows = [r for r in results if (r.arm, r.variant, r.scope) == (arm, variant, scope)]
-            cells = " | ".join(_mean_sd([r.metrics[m] for r in rows]) for m in _METRICS)
+            cells = " | ".join(_mean_sd([r.metrics[m] for r in rows]) for m in columns)
             lines.append(f"| {_label(arm, variant, variants)} | {cells} |")
     return "\n".join(lines)
 
 
 def _site_table(
-    results: Sequence[ArmResult], metric: str, sites: Sequence[str], variants: Sequence[str]
+    results: Sequence[ArmResult],
+    metric: str,
+    sites: Sequence[str],
+    variants: Sequence[str],
+    heading: str,
 ) -> str:
-    lines = [f"## {_TITLES[metric].capitalize() if metric == 'accuracy' else 'AUROC'} by hospital"]
+    title = f"{heading}{title_of(metric)}"
+    lines = [f"## {title[0].upper()}{title[1:]} by hospital"]
     lines += ["", f"| arm | {' | '.join(sites)} |", "|---|" + "---:|" * len(sites)]
+    value = {(r.arm, r.variant, r.scope, r.seed): r.metrics[metric] for r in results}
+    seeds = sorted({r.seed for r in results})
     for variant in variants:
-        for arm in ARMS:
+        for arm in _arms_of(results):
             cells = [
                 _mean_sd(
                     [
-                        r.metrics[metric]
-                        for r in results
-                        if (r.arm, r.variant, r.scope) == (arm, variant, site)
+                        value[arm, variant, site, seed]
+                        for seed in seeds
+                        if (arm, variant, site, seed) in value
                     ]
                 )
                 for site in sites
@@ -85,25 +109,42 @@ def _site_table(
     return "\n".join(lines)
 
 
-def _shares(results: Sequence[ArmResult], sites: Sequence[str], variants: Sequence[str]) -> str:
+def _shares(
+    results: Sequence[ArmResult], sites: Sequence[str], variants: Sequence[str], heading: str
+) -> str:
     """How often federated training served a hospital better than training alone, plainly said."""
+    # Loss where it is a likelihood or an error; where only an order is predicted, the C-index.
+    is_order = all(r.metrics.get("loss") is None for r in results)
+    metric, better = ("c_index", "higher C-index") if is_order else ("loss", "lower loss")
+    sign = -1 if is_order else 1
     sentences = []
     for variant in variants:
         value = {
-            (r.arm, r.seed, r.scope): r.metrics["loss"] for r in results if r.variant == variant
+            (r.arm, r.seed, r.scope): r.metrics.get(metric) for r in results if r.variant == variant
         }
-        pairs = [
-            (ours, value["local only", seed, site])
-            for (arm, seed, site), ours in value.items()
-            if arm == "federated" and site in sites
-        ]
-        known = [(ours, alone) for ours, alone in pairs if ours is not None and alone is not None]
-        num_better = sum(ours < alone for ours, alone in known)
-        sentences.append(
-            f"{variant.capitalize()}: federated predictions had a lower loss than those of the "
-            f"hospital's own model in {num_better} of {len(known)} cases (hospital × seed)."
-        )
-    return "## Is any hospital better off alone?\n\n" + "\n".join(sentences)
+        for arm in ("federated", "federated, personal"):
+            pairs = [
+                (ours, value["local only", seed, site])
+                for (its, seed, site), ours in value.items()
+                if its == arm and site in sites
+            ]
+            known = [(o, alone) for o, alone in pairs if o is not None and alone is not None]
+            if not known:
+                continue
+            num_better = sum(sign * ours < sign * alone for ours, alone in known)
+            sentences.append(
+                f"{variant.capitalize()}: {arm} predictions had a {better} than those of the "
+                f"hospital's own model in {num_better} of {len(known)} cases (hospital × seed)."
+            )
+    return f"## {heading}Is any hospital better off alone?\n\n" + "\n".join(sentences)
+
+
+def _cells(columns: Sequence[str]) -> str:
+    return " | ".join(map(title_of, columns))
+
+
+# A table with a column for each of more hospitals than this cannot be read.
+_MOST_SITES = 12
 
 
 def _label(arm: str, variant: str, variants: Sequence[str]) -> str:

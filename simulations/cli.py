@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,10 @@ from rich.markup import escape
 import client.cli
 import server.cli
 from common.errors import WardroundError
+from simulations.cli_data import data as data_app
+
+if TYPE_CHECKING:
+    from common.study import Study
 
 app = typer.Typer(
     help="Federated learning that hospitals would choose.",
@@ -25,7 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Write site folders: real data sets, or simulated hospitals.")
 bench = typer.Typer(help="Measure speed, always as a ratio against a baseline in the same run.")
 
 StudyName = Annotated[
@@ -58,6 +61,10 @@ def simulate(
     engine: Annotated[
         str, typer.Option(help="in-process, or flower: Flower's own simulation runtime.")
     ] = "in-process",
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Start from the model of another run, block by block where it fits."),
+    ] = None,
     durable: Annotated[bool, typer.Option(help="Wait for the disk (fsync) at every step.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -65,7 +72,7 @@ def simulate(
     from common.run_folder import check_unused, check_used
     from common.study_file import load_study, override
     from simulations.cohort import varied_sites, write_cohort
-    from simulations.progress import Progress, results_table
+    from simulations.progress import Progress, results_tables
     from simulations.simulate import Simulation
     from simulations.simulate import simulate as run
 
@@ -95,13 +102,18 @@ def simulate(
             effects = varied_sites(effective, num_sites=num_sites, seed=effective.training.seed)
             write_cohort(effective, effects, sites, seed=effective.training.seed)
     simulation = Simulation(
-        study=effective, sites=sites, out=folder, resume=resume, durable=durable
+        study=effective,
+        sites=sites,
+        out=folder,
+        resume=resume,
+        durable=durable,
+        init_from=init_from,
     )
     try:
         if engine == "flower":
             from simulations.flower_runtime import run_on_flower
 
-            run_on_flower(effective, sites, folder, resume=resume)
+            run_on_flower(effective, sites, folder, resume=resume, init_from=init_from)
         else:
             with Progress(console) as progress:
                 run(simulation, listeners=[progress.listen])
@@ -112,52 +124,11 @@ def simulate(
     if as_json:
         typer.echo(json.dumps(results, indent=1))
         return
-    console.print(results_table(results))
+    for table in results_tables(results):
+        console.print(table)
     console.print(f"Report:  {folder / 'report.md'}", highlight=False, soft_wrap=True)
     console.print(f"Results: {folder / 'results.json'}", highlight=False, soft_wrap=True)
     console.print(f"Model:   {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
-
-
-@data.command("heart-disease")
-def data_heart_disease(
-    out: Annotated[Path, typer.Option(help="Where the four site folders go.")],
-    source: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the UCI files; without it they are downloaded."),
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="none, or flamby: its published 740 patients and split.")
-    ] = "none",
-) -> None:
-    """Four real hospitals: UCI Heart Disease, with the smoking history of the raw files."""
-    from simulations.datasets.heart_disease import fetch_sources, import_heart_disease
-
-    if split not in ("none", "flamby"):
-        raise typer.BadParameter(f"expected none or flamby, found '{split}'")
-    if source is None:
-        source = out / "source"
-        typer.echo(f"No --source: downloading the UCI files to {source}.")
-        fetch_sources(source)
-    folders = import_heart_disease(source, out, split="flamby" if split == "flamby" else "none")
-    for folder in folders:
-        typer.echo(f"wrote {folder}")
-
-
-@data.command("simulated")
-def data_simulated(
-    study: StudyName,
-    out: Annotated[Path, typer.Option(help="Where the site folders go.")],
-    num_sites: Annotated[int, typer.Option(min=1)] = 6,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Simulated hospitals with a study's features: patients of a known disease process."""
-    from common.study_file import load_study
-    from simulations.cohort import varied_sites, write_cohort
-
-    protocol = load_study(study)
-    effects = varied_sites(protocol, num_sites=num_sites, seed=seed)
-    for folder in write_cohort(protocol, effects, out, seed=seed):
-        typer.echo(f"wrote {folder}")
 
 
 @app.command(rich_help_panel="For a researcher")
@@ -182,7 +153,6 @@ def arms(
     from common.study_file import load_study, override, without_granularity
     from simulations.arms import run_arms
     from simulations.arms_report import write_arms
-    from simulations.cohort import varied_sites, write_cohort
 
     effective = override(
         load_study(study), training__rounds=rounds, evaluation__validation_fold=validation_fold
@@ -192,10 +162,7 @@ def arms(
     folder = out or _new_run_folder(f"{effective.name}-arms")
     check_unused(folder)
     console = Console(stderr=True)
-    if sites is None:
-        sites = folder / "hospitals"
-        console.print(f"No --sites: simulating 6 hospitals in {sites}.", highlight=False)
-        write_cohort(effective, varied_sites(effective, num_sites=6, seed=0), sites, seed=0)
+    sites = sites or _simulated_sites(effective, folder, console)
     with console.status("") as status:
         done: list[str] = []
 
@@ -207,11 +174,44 @@ def arms(
         results = run_arms(
             variants, sites, folder, seeds=range(num_seeds), jobs=jobs, on_done=on_done
         )
-    report = write_arms(results, folder, title=effective.study.title or effective.name)
+    report = write_arms(results, folder, study=effective)
     if as_json:
         typer.echo(json.dumps({"arms": [asdict(r) for r in results]}, indent=1))
     else:
         typer.echo(report.read_text(encoding="utf-8"))
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel="For a researcher")
+def missing(
+    study: StudyName,
+    sites: Sites = None,
+    num_seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 5,
+    rounds: Rounds = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = os.cpu_count() or 1,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/STUDY-missing-TIME.")] = None,
+) -> None:
+    """Predict from every subset of granularities: ours against zero-filling, and more."""
+    from common.run_folder import check_unused
+    from common.study_file import load_study, override
+    from simulations.missing import run_missing
+    from simulations.missing_report import write_missing
+
+    effective = override(load_study(study), training__rounds=rounds)
+    folder = out or _new_run_folder(f"{effective.name}-missing")
+    check_unused(folder)
+    console = Console(stderr=True)
+    sites = sites or _simulated_sites(effective, folder, console)
+    with console.status(f"0 of {num_seeds} seeds finished") as status:
+        done: list[str] = []
+
+        def on_done(name: str) -> None:
+            done.append(name)
+            status.update(f"{len(done)} of {num_seeds} seeds finished")
+
+        results = run_missing(effective, sites, seeds=range(num_seeds), jobs=jobs, on_done=on_done)
+    report = write_missing(results, folder, study=effective)
+    typer.echo(report.read_text(encoding="utf-8"))
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
 
@@ -260,10 +260,20 @@ def bench_engine(
             Console().print(table)
 
 
-app.add_typer(data, name="data", rich_help_panel="For a researcher")
+app.add_typer(data_app, name="data", rich_help_panel="For a researcher")
 app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
 client.cli.mount(app)
 server.cli.mount(app)
+
+
+def _simulated_sites(study: "Study", folder: Path, console: Console) -> Path:
+    """Six simulated hospitals of the study, in the folder of what they are used for."""
+    from simulations.cohort import varied_sites, write_cohort
+
+    sites = folder / "hospitals"
+    console.print(f"No --sites: simulating 6 hospitals in {sites}.", highlight=False)
+    write_cohort(study, varied_sites(study, num_sites=6, seed=0), sites, seed=0)
+    return sites
 
 
 def _new_run_folder(study_name: str) -> Path:

@@ -1,15 +1,17 @@
 """Simulated hospitals: patients of a known disease process, with known site effects.
 
-Every patient has a latent state z; the outcome and every granularity of the study are drawn from
+Every patient has a latent state z; the outcomes and every granularity of the study are drawn from
 it, so what each granularity is worth is known. Sites differ in size, prevalence, measurement and in
 what they lack. A study file is all that is needed: hospitals can be simulated for a study before
-anybody's data are asked for. A new kind of granularity joins by drawing its own files from z.
+anybody's data are asked for.
 
-Letters of shapes: B patients, L latent dimensions.
+What is known of a single patient stays in memory: no file of a hospital may hold it.
+
+Letters of shapes: B patients, C classes, K summaries, L latent dimensions.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,98 +20,212 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.files import write_atomically
+from common.granularities import (
+    AnyGranularity,
+    ImagesGranularity,
+    MarkersGranularity,
+    NotesGranularity,
+    SequencesGranularity,
+    SeriesGranularity,
+    TabularGranularity,
+)
+from common.outcomes import ClassOutcome
 from common.seeds import seed_of
-from common.study import CategoricalFeature, NumericFeature, Study
+from common.study import Study
+from simulations.disease import DiseaseProcess, Floats
+from simulations.ground_truth import NUM_DRAWS, best_expectation, best_scores, score_table
+from simulations.outcome_draws import draw_outcome, draw_treatment, risk_of
+from simulations.processes import process_of
+from simulations.rendering.images import render_images
+from simulations.rendering.markers import render_markers
+from simulations.rendering.notes import render_notes
+from simulations.rendering.scene import Rendering, Scene, SiteEffects
+from simulations.rendering.sequences import render_sequences
+from simulations.rendering.series import render_series
+from simulations.rendering.tables import render_table
 from simulations.site_folder import write_site_folder
 
-_LATENT = 4
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SiteEffects:
-    """How one simulated hospital differs from the others.
-
-    Attributes:
-        severity_shift: added to the mean of the latent severity, in standard deviations; it moves
-            the prevalence.
-        measurement_shift: standard deviation of the offset of each of its instruments, as a part of
-            the spread of a value.
-        lacks: granularities that no patient of this hospital has.
-        granularity_missing: the part of patients who miss any one other granularity.
-        cell_missing: the part of single values that were not measured.
-    """
-
-    name: str
-    num_patients: int
-    severity_shift: float = 0.0
-    measurement_shift: float = 0.0
-    lacks: tuple[str, ...] = ()
-    granularity_missing: float = 0.05
-    cell_missing: float = 0.05
+__all__ = ["SimulatedSite", "SiteEffects", "simulate_site", "varied_sites", "write_cohort"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedSite:
-    """A simulated hospital's table, and what is known because it is simulated.
+    """A simulated hospital's data, and what is known because it is simulated.
 
     Attributes:
-        risk_BC: the true probability of each outcome class given z, of each patient.
+        patients: one row per patient: outcomes, and the features of tabular granularities.
+        renderings: by granularity, what stands in files of their own.
+        drivers: by outcome, the number through which it depends on z.
+        summaries: by granularity, what it shows of each patient, seen or not (B, K).
+        present: by granularity, which patients have it.
     """
 
+    study: Study
     effects: SiteEffects
+    process: DiseaseProcess
     patients: pd.DataFrame
-    risk_BC: Floats
+    drivers: Mapping[str, Floats]
+    summaries: Mapping[str, Floats]
+    present: Mapping[str, NDArray[np.bool_]]
+    renderings: Mapping[str, Rendering]
+
+    @property
+    def risk_BC(self) -> Floats:  # noqa: N802 - a shape suffix
+        """The true probability of each class of the first outcome given z, of each patient.
+
+        It has no columns where the first outcome has no classes.
+        """
+        name, outcome = next(iter(self.study.outcomes.items()))
+        if not isinstance(outcome, ClassOutcome):
+            return np.empty((len(self.patients), 0))
+        return risk_of(outcome, self.drivers[name])
+
+    @property
+    def effect_B(self) -> Floats | None:  # noqa: N802 - a shape suffix
+        """The true effect of the treatment on each patient; None where the study is of none."""
+        treatment = self.process.treatment
+        return None if treatment is None else self.drivers[treatment.target]
+
+    def best_predictions(
+        self, outcome: str, granularities: Collection[str] | None = None
+    ) -> Floats:
+        """What the best model would predict for each patient from what the patient has.
+
+        Args:
+            granularities: those that the model may see; all by default.
+
+        Returns:
+            The risk (B, C) of classes; the expected value (B, 1) of a quantity, on its scale (of a
+            treatment's target: the expected effect); the expected driver (B, 1) of survival.
+        """
+        allowed = set(self.summaries if granularities is None else granularities)
+        treatment = self.process.treatment
+        is_effect = treatment is not None and treatment.target == outcome
+        return best_expectation(
+            self.process,
+            None if is_effect else self.study.outcomes[outcome],
+            self.process.drivers[outcome],
+            {name: u_BK for name, u_BK in self.summaries.items() if name in allowed},
+            self.present,
+            self.process.prior(self.effects.severity_shift),
+        )
 
 
 def varied_sites(study: Study, *, num_sites: int, seed: int) -> list[SiteEffects]:
     """Hospitals that differ in everything: sizes from 150 to 600 patients, case mix, instruments.
 
-    Of three hospitals in a row, one lacks a granularity (in turn), where the study has several.
+    Of two or three granularities, every third hospital lacks one, in turn. Of G granularities, four
+    or more, the first of G hospitals lacks none, and each other lacks one, in turn: all have the
+    first, and every other is lacking somewhere.
     """
     random = np.random.default_rng(seed_of(seed, "sites"))
-    names = list(study.granularities)
     sites = []
     for i in range(num_sites):
-        lacks = (names[(i // 3) % len(names)],) if len(names) > 1 and i % 3 == 2 else ()
         sites.append(
             SiteEffects(
                 name=f"hospital-{i + 1:0{len(str(num_sites))}d}",
                 num_patients=round(150 * 4 ** random.uniform()),
                 severity_shift=float(random.normal(0.0, 0.5)),
                 measurement_shift=0.2,
-                lacks=lacks,
+                scanner_shift=0.15,
+                batch_shift=0.2,
+                note_style=0.5,
+                measurement_rate=float(np.round(2 ** random.uniform(-1.0, 1.0), 3)),
+                lacks=_lacking(list(study.granularities), i),
             )
         )
     return sites
 
 
+def _lacking(names: Sequence[str], i: int) -> tuple[str, ...]:
+    if len(names) > 3:
+        return (names[i % len(names)],) if i % len(names) else ()
+    return (names[(i // 3) % len(names)],) if len(names) > 1 and i % 3 == 2 else ()
+
+
 def simulate_site(study: Study, effects: SiteEffects, *, seed: int) -> SimulatedSite:
     """The patients of one simulated hospital; equal arguments give equal patients.
 
-    The disease process (what z does to the outcome and to each feature) depends on the study and
-    the seed alone, so it is the same at every hospital of a cohort.
+    The disease process (what z does to the outcomes, and how granularities show it) depends on the
+    study and the seed alone, so it is the same at every hospital of a cohort.
     """
+    process = process_of(study, seed)
     random = np.random.default_rng(seed_of(seed, "site", effects.name))
-    z_BL = random.normal(size=(effects.num_patients, _LATENT))
-    z_BL[:, 0] += effects.severity_shift
-    risk_BC = _risk(study, z_BL, seed)
-    drawn_B = (risk_BC.cumsum(axis=1) < random.uniform(size=(len(z_BL), 1))).sum(axis=1)
-    columns: dict[str, object] = {
-        "patient_id": [f"{effects.name}-{i + 1:05d}" for i in range(len(z_BL))],
-        study.outcome.column: [
-            study.outcome.classes[min(c, risk_BC.shape[1] - 1)] for c in drawn_B
-        ],
-    }
+    prior_L = process.prior(effects.severity_shift)
+    z_BL = prior_L + random.normal(size=(effects.num_patients, process.num_latent))
+    ids = [f"{effects.name}-{i + 1:05d}" for i in range(len(z_BL))]
+    drivers = {name: driver.values(z_BL, prior_L) for name, driver in process.drivers.items()}
+    columns = _outcome_columns(study, process, drivers, z_BL, effects.name, seed)
+    tables = [pd.DataFrame({"patient_id": ids, **columns})]
+    summaries, present, renderings = {}, {}, {}
     for name, granularity in study.granularities.items():
-        if name in effects.lacks:
+        own = np.random.default_rng(seed_of(seed, "summaries", effects.name, name))
+        summaries[name] = process.views[name].draw(z_BL, own)
+        shown_BK = process.views[name].standardise(summaries[name])
+        has_B = own.uniform(size=len(z_BL)) >= effects.granularity_missing
+        present[name] = np.zeros(len(z_BL), dtype=np.bool_)
+        if name in effects.lacks or not has_B.any():
             continue
-        missing_B = random.uniform(size=len(z_BL)) < effects.granularity_missing
-        for column, feature in granularity.features.items():
-            values = _feature(study, name, column, feature, z_BL, effects, random, seed)
-            unmeasured_B = random.uniform(size=len(z_BL)) < effects.cell_missing
-            columns[column] = values.mask(missing_B | unmeasured_B)
-    return SimulatedSite(effects=effects, patients=pd.DataFrame(columns), risk_BC=risk_BC)
+        scene = Scene(
+            study=study.name,
+            name=name,
+            seed=seed,
+            effects=effects,
+            ids=[i for i, has in zip(ids, has_B, strict=True) if has],
+            shown_BK=shown_BK[has_B],
+        )
+        rendering = _render(granularity, scene)
+        present[name][has_B] = rendering.observed_B
+        if rendering.columns is None:
+            renderings[name] = rendering
+        else:
+            here = rendering.columns.set_index(np.flatnonzero(has_B))
+            tables.append(here.reindex(range(len(ids))))
+    return SimulatedSite(
+        study=study,
+        effects=effects,
+        process=process,
+        patients=pd.concat(tables, axis=1),
+        drivers=drivers,
+        summaries=summaries,
+        present=present,
+        renderings=renderings,
+    )
+
+
+def _outcome_columns(
+    study: Study,
+    process: DiseaseProcess,
+    drivers: Mapping[str, Floats],
+    z_BL: Floats,
+    site: str,
+    seed: int,
+) -> dict[str, object]:
+    columns: dict[str, object] = {}
+    for name, outcome in study.outcomes.items():
+        random = np.random.default_rng(seed_of(seed, "outcome", site, name))
+        if process.treatment is not None and process.treatment.target == name:
+            given, target_B = draw_treatment(process.treatment, z_BL, random)
+            columns |= {outcome.columns[0]: target_B, **given}
+        else:
+            columns |= draw_outcome(outcome, drivers[name], random)
+    return columns
+
+
+def _render(granularity: AnyGranularity, scene: Scene) -> Rendering:
+    match granularity:
+        case TabularGranularity():
+            return render_table(granularity, scene)
+        case SeriesGranularity():
+            return render_series(granularity, scene)
+        case ImagesGranularity():
+            return render_images(granularity, scene)
+        case MarkersGranularity():
+            return render_markers(granularity, scene)
+        case NotesGranularity():
+            return render_notes(granularity, scene)
+        case SequencesGranularity():
+            return render_sequences(granularity, scene)
 
 
 def write_cohort(
@@ -117,65 +233,63 @@ def write_cohort(
 ) -> list[Path]:
     """Writes one site folder per hospital below `folder`, and `truth.json` beside them.
 
-    `truth.json` holds what is known of each hospital because it is simulated: its effects, its
-    prevalences, and nothing of a single patient.
+    `truth.json` holds what is known of each hospital because it is simulated, the best score that
+    any model could reach from each subset of granularities, and nothing of a single patient.
     """
-    folders, truth = [], {}
+    folders, hospitals = [], {}
     for effects in sites:
         site = simulate_site(study, effects, seed=seed)
-        folders.append(
-            write_site_folder(
-                folder / effects.name,
-                site=effects.name,
-                dataset_id=f"simulated-{study.name}-{seed}-{effects.name}",
-                patients=site.patients,
-                source=f"Simulated patients of the study {study.name}, seed {seed}.",
-            )
-        )
-        truth[effects.name] = {
-            "num_patients": effects.num_patients,
-            "severity_shift": effects.severity_shift,
-            "measurement_shift": effects.measurement_shift,
-            "lacks": list(effects.lacks),
-            "mean_risk": site.risk_BC.mean(axis=0).tolist(),
-        }
+        folders.append(_write_site(site, folder / effects.name, seed=seed))
+        hospitals[effects.name] = _truth(site)
+    process = process_of(study, seed)
+    truth = {
+        "study": study.name,
+        "seed": seed,
+        "best_scores": {
+            "of": "a hospital without a severity shift, whose patients have these granularities",
+            "num_draws": NUM_DRAWS,
+            "outcomes": score_table(best_scores(study, process, seed=seed)),
+        },
+        "hospitals": hospitals,
+    }
     write_atomically(folder / "truth.json", json.dumps(truth, indent=1).encode(), durable=False)
     return folders
 
 
-def _risk(study: Study, z_BL: Floats, seed: int) -> Floats:
-    """The probability of each class given z: severity counts most, with one interaction."""
-    driver_B = 1.6 * z_BL[:, 0] + 0.6 * z_BL[:, 1] + 0.6 * z_BL[:, 2] * z_BL[:, 3]
-    if study.num_classes == 2:
-        positive_B = 1 / (1 + np.exp(-driver_B))
-        return np.stack([1 - positive_B, positive_B], axis=1)
-    # Ordered classes: the further along, the more severe.
-    centres_C = np.linspace(-2.0, 2.0, study.num_classes)
-    logits_BC = -((driver_B[:, None] - centres_C) ** 2)
-    odds_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
-    risk_BC: Floats = odds_BC / odds_BC.sum(axis=1, keepdims=True)
-    return risk_BC
+def _write_site(site: SimulatedSite, folder: Path, *, seed: int) -> Path:
+    name, study = site.effects.name, site.study.name
+    for granularity in site.study.granularities:
+        # Of a cohort that was written here before: this hospital may now lack it.
+        for suffix in (".csv", ".fasta"):
+            (folder / f"{granularity}{suffix}").unlink(missing_ok=True)
+    for granularity, rendering in site.renderings.items():
+        if rendering.text is not None:
+            path = folder / f"{granularity}.fasta"
+            write_atomically(path, rendering.text.encode(), durable=False)
+    return write_site_folder(
+        folder,
+        site=name,
+        dataset_id=f"simulated-{study}-{seed}-{name}",
+        patients=site.patients,
+        tables={g: r.table for g, r in site.renderings.items() if r.table is not None},
+        images={g: r.images for g, r in site.renderings.items() if r.images},
+        source=f"Simulated patients of the study {study}, seed {seed}.",
+    )
 
 
-def _feature(
-    study: Study,
-    granularity: str,
-    column: str,
-    feature: NumericFeature | CategoricalFeature,
-    z_BL: Floats,
-    effects: SiteEffects,
-    random: np.random.Generator,
-    seed: int,
-) -> "pd.Series[float] | pd.Series[str]":
-    process = np.random.default_rng(seed_of(seed, study.name, granularity, column))
-    instrument = np.random.default_rng(seed_of(seed, effects.name, granularity, column))
-    if isinstance(feature, NumericFeature):
-        loading_L = process.normal(size=_LATENT) / _LATENT**0.5
-        offset = effects.measurement_shift * instrument.normal()
-        noise_B = random.normal(size=len(z_BL))
-        spread_B = np.tanh((z_BL @ loading_L + offset + 0.7 * noise_B) / 2)
-        low, high = feature.range
-        return pd.Series(np.round((low + high) / 2 + (high - low) / 2 * spread_B, 3))
-    loading_LC = process.normal(size=(_LATENT, len(feature.categories)))
-    logits_BC = z_BL @ loading_LC + random.gumbel(size=(len(z_BL), len(feature.categories)))
-    return pd.Series([feature.categories[c] for c in logits_BC.argmax(axis=1)], dtype=object)
+def _truth(site: SimulatedSite) -> dict[str, object]:
+    effects = site.effects
+    truth: dict[str, object] = {
+        "num_patients": effects.num_patients,
+        "severity_shift": effects.severity_shift,
+        "measurement_shift": effects.measurement_shift,
+        "scanner_shift": effects.scanner_shift,
+        "batch_shift": effects.batch_shift,
+        "note_style": effects.note_style,
+        "measurement_rate": effects.measurement_rate,
+        "lacks": list(effects.lacks),
+        "mean_risk": site.risk_BC.mean(axis=0).tolist(),
+    }
+    if site.effect_B is not None:
+        truth["mean_effect"] = float(site.effect_B.mean())
+    return truth

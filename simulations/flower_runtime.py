@@ -62,6 +62,7 @@ def run_on_flower(
     out: Path,
     *,
     resume: bool = False,
+    init_from: Path | None = None,
     echo: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Runs the federation under `flwr run`; `out` then holds what every engine leaves there.
@@ -78,6 +79,7 @@ def run_on_flower(
         sites: the folder whose sub-folders are sites; one simulated node for each.
         out: the run's folder.
         resume: go on from the newest checkpoint of `out`.
+        init_from: a folder with a model, whose blocks the study starts from where they fit.
         echo: told of each line of the run's log, as it comes.
 
     Raises:
@@ -94,6 +96,7 @@ def run_on_flower(
         "sites": str(sites.resolve()),
         "out": str(out.resolve()),
         "resume": resume,
+        "init-from": str(init_from.resolve()) if init_from is not None else "",
     }
     write_atomically(folder / "run.toml", tomli_w.dumps(config).encode(), durable=False)
     with _superlink(folder) as superlink:

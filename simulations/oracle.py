@@ -4,71 +4,66 @@ Real sites never send predictions. Targets are judged on these numbers; the merg
 stand beside them, so that their error is seen.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from common.metrics import CALIBRATION_BINS, metrics_of, ranking, sums_of
+from client.evaluation import Outcomes, Predictions
+from common.metrics.evaluation import PERSONAL, statistics_of
+from common.metrics.statistics import Metrics
+from common.study import Study
 
-Predictions = tuple[NDArray[np.float64], NDArray[np.int64]]
-
-
-def exact_metrics(scores_BC: NDArray[np.float64], labels_B: NDArray[np.int64]) -> dict[str, Any]:
-    """Metrics of predictions, AUROC and AUPRC without binning; None if undefined.
-
-    Every distinct score is a bin of its own, so that only tied patients count half; the tests hold
-    it against scikit-learn, whose import would cost every simulation a second.
-    """
-    metrics: dict[str, Any] = metrics_of(sums_of(scores_BC, labels_B, score_bins=CALIBRATION_BINS))
-    del metrics["auroc_error_bound"]
-    num_classes = scores_BC.shape[1]
-    if len(np.unique(labels_B)) < num_classes:
-        return metrics | {"auroc": None, "auprc": None}
-    columns = [1] if num_classes == 2 else range(num_classes)
-    rankings = [_exact_ranking(scores_BC[:, c], labels_B == c) for c in columns]
-    auroc, auprc = (float(np.mean(column)) for column in zip(*rankings, strict=True))
-    return metrics | {"auroc": auroc, "auprc": auprc}
+Evaluated = tuple[Predictions, Outcomes]
 
 
-def _exact_ranking(
-    scores_B: NDArray[np.float64], is_positive_B: NDArray[np.bool_]
-) -> tuple[float, float]:
-    _, bin_B = np.unique(scores_B, return_inverse=True)
-    positives_S = np.bincount(bin_B, is_positive_B).astype(np.float64)
-    negatives_S = np.bincount(bin_B, ~is_positive_B).astype(np.float64)
-    auroc, auprc, _ = ranking(positives_S, negatives_S)
-    return auroc, auprc
+def exact_metrics(predictions: Predictions, outcomes: Outcomes, study: Study) -> dict[str, Metrics]:
+    """The metrics of each outcome without binning; None if undefined."""
+    return {
+        name: statistics.exact_metrics(predictions[name], outcomes[name])
+        for name, statistics in statistics_of(study).items()
+    }
+
+
+def pooled(parts: Sequence[Evaluated]) -> Evaluated:
+    """The predictions and outcomes of several sites as one."""
+    predictions = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    outcomes = {
+        name: {key: np.concatenate([part[1][name][key] for part in parts]) for key in arrays}
+        for name, arrays in parts[0][1].items()
+    }
+    return predictions, outcomes
 
 
 class Oracle:
     """Collects the predictions of simulated sites, round by round."""
 
     def __init__(self) -> None:
-        self._rounds: dict[int, dict[str, Predictions]] = {}
-        self._latest: dict[str, NDArray[np.float64]] = {}
+        self._rounds: dict[int, dict[str, Evaluated]] = {}
+        self._latest: dict[str, dict[str, Evaluated]] = {"": {}, PERSONAL: {}}
 
-    def observer(self, site: str) -> Callable[..., None]:
+    def observer(self, site: str) -> Callable[[int, str, Predictions, Outcomes], None]:
         """What `Site.simulated` calls with each evaluation of this site."""
 
         def observe(
-            round_number: int, scores_BC: NDArray[np.float64], labels_B: NDArray[np.int64]
+            round_number: int, model: str, predictions: Predictions, outcomes: Outcomes
         ) -> None:
-            self._rounds.setdefault(round_number, {})[site] = (scores_BC, labels_B)
-            self._latest[site] = scores_BC
+            if model == "":
+                self._rounds.setdefault(round_number, {})[site] = (predictions, outcomes)
+            self._latest[model][site] = (predictions, outcomes)
 
         return observe
 
-    def latest(self, site: str, num_classes: int) -> NDArray[np.float64]:
-        """The last predictions (B, C) of a site: after a run, the final ones; B = 0 if none."""
-        return self._latest.get(site, np.empty((0, num_classes)))
+    def latest(self, model: str = "") -> Mapping[str, Evaluated]:
+        """The last evaluation of each site: after a run, the final one.
 
-    def pop(self, round_number: int) -> dict[str, Any] | None:
+        Args:
+            model: "" for the shared model, `PERSONAL` for the sites' own.
+        """
+        return self._latest[model]
+
+    def pop(self, round_number: int, study: Study) -> dict[str, Metrics] | None:
         """The exact pooled metrics of a round, once; None if no site was evaluated in it."""
-        predictions = self._rounds.pop(round_number, None)
-        if not predictions:
+        evaluated = self._rounds.pop(round_number, None)
+        if not evaluated:
             return None
-        ordered = [predictions[site] for site in sorted(predictions)]
-        scores_BC = np.concatenate([scores for scores, _ in ordered])
-        return exact_metrics(scores_BC, np.concatenate([labels for _, labels in ordered]))
+        return exact_metrics(*pooled([evaluated[site] for site in sorted(evaluated)]), study)

@@ -1,14 +1,17 @@
 """Live progress of a run, rounds by sites, from the events of its journal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from common.metrics import EvaluationSums, metrics_of
+from common.metrics.evaluation import from_flat, statistics_of
+from common.metrics.statistics import EvaluationSums, Metrics
+from common.study import Study
 from server.journal import Event
+from server.report.markdown import columns_of, number_of, title_of
 
 _MOST_ROWS = 16
 
@@ -22,7 +25,7 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._shape = (2, 10)
+        self._study: Study | None = None
         self._num_rounds = 0
         self._round = 0
         self._kind = "query"
@@ -60,8 +63,7 @@ class Progress:
             self._live.update(self.table())
 
     def _on_start(self, event: Event) -> None:
-        study = event["study"]
-        self._shape = (len(study["outcome"]["classes"]), study["evaluation"]["score_bins"])
+        self._study = Study.model_validate(event["study"])
         self._num_rounds = event["num_rounds"]
 
     def _on_enrolled(self, event: Event) -> None:
@@ -70,7 +72,7 @@ class Progress:
 
     def _on_asked(self, event: Event) -> None:
         self._round, self._kind = event["round"], event["kind"]
-        self._total, self._num_answers = EvaluationSums.zero(*self._shape), 0
+        self._total, self._num_answers = None, 0
         for row in self._rows.values():
             row["state"] = "training …" if self._kind == "train" else "evaluating …"
 
@@ -82,13 +84,13 @@ class Progress:
         row["state"] = "answered"
         seconds = sum(v[0] for k, v in event["metrics"].items() if k.startswith("seconds"))
         row["seconds"] = f"{seconds:.2f}"
-        try:
-            sums = EvaluationSums.from_flat(event["metrics"], *self._shape)
-        except ValueError:
-            row["accuracy"] = "not sent"
+        sums = self._sums(event)
+        if sums is None:
+            row["metric"] = "not sent"
             return
         self._total = sums if self._total is None else self._total + sums
-        row["accuracy"] = _number(metrics_of(sums)["accuracy"])
+        column = self._columns()[0]
+        row["metric"] = number_of(column, self._metrics(sums)[column])
 
     def _on_absent(self, event: Event) -> None:
         self._rows.setdefault(event["site"], {})["state"] = f"absent: {event['reason']}"
@@ -101,12 +103,32 @@ class Progress:
         if not self._console.is_terminal and self._kind != "query":
             self._console.print(self._last_round, highlight=False)
 
+    def _sums(self, event: Event) -> EvaluationSums | None:
+        """The statistics of the first outcome in a reply, if its site sends them."""
+        if self._study is None:
+            return None
+        try:
+            by_outcome = from_flat(self._study, event["metrics"])
+        except ValueError:
+            return None
+        return by_outcome.get(next(iter(self._study.outcomes)))
+
+    def _metrics(self, sums: EvaluationSums | None) -> Metrics:
+        """The metrics of the first outcome; none before there are statistics."""
+        if self._study is None or sums is None:
+            return {}
+        return next(iter(statistics_of(self._study).values())).metrics_of(sums)
+
+    def _columns(self) -> tuple[str, ...]:
+        """The metrics of the first outcome that are shown, the most telling one first."""
+        return ("",) if self._study is None else columns_of(self._study.primary.kind)
+
     def _summary(self) -> str:
         """The present round as far as it has come, pooled over the sites that have answered."""
-        metrics = metrics_of(self._total) if self._total is not None else {}
+        metrics = self._metrics(self._total)
+        shown = dict.fromkeys((*self._columns()[:2], "loss"))
         numbers = ", ".join(
-            f"{title} {_number(metrics.get(name))}"
-            for name, title in (("accuracy", "accuracy"), ("auroc", "AUROC"), ("loss", "loss"))
+            f"{title_of(name)} {number_of(name, metrics.get(name))}" for name in shown
         )
         return f"round {self._round}/{self._num_rounds}: {self._num_answers} sites, {numbers}"
 
@@ -119,35 +141,34 @@ class Progress:
             title_justify="left",
             caption_justify="left",
         )
-        for column in ("site", "patients", "state", "accuracy", "seconds"):
+        for column in ("site", "patients", "state", title_of(self._columns()[0]), "seconds"):
             table.add_column(column, justify="left" if column in ("site", "state") else "right")
         rows = sorted(self._rows.items())
         for site, row in rows[:_MOST_ROWS]:
-            cells = [row.get(c, "") for c in ("patients", "state", "accuracy", "seconds")]
+            cells = [row.get(c, "") for c in ("patients", "state", "metric", "seconds")]
             table.add_row(site, *cells)
         if len(rows) > _MOST_ROWS:
             table.add_row(f"… and {len(rows) - _MOST_ROWS} more", "", "", "", "")
         return table
 
 
-def results_table(results: dict[str, Any]) -> Table:
-    """Every hospital's result after the last round, for the terminal."""
-    nothing: dict[str, Any] = {"round": 0, "sites": {}, "pooled": None}
-    last: dict[str, Any] = results["rounds"][-1] if results["rounds"] else nothing
-    names = ("num_patients", "accuracy", "auroc", "auprc", "f1", "calibration_error")
-    titles = ("held out", "accuracy", "AUROC", "AUPRC", "F1", "calibration error")
-    table = Table(title=f"Held-out patients after round {last['round']}", title_justify="left")
-    table.add_column("site")
-    for title in titles:
-        table.add_column(title, justify="right")
-    for site, metrics in [*sorted(last["sites"].items()), ("all, pooled", last["pooled"])]:
-        if metrics is None:
-            table.add_row(site, "not sent")
-            continue
-        num_patients = f"{metrics['num_patients']:.0f}"
-        table.add_row(site, num_patients, *(_number(metrics[name]) for name in names[1:]))
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def results_tables(results: dict[str, Any]) -> Iterator[Table]:
+    """Every hospital's result after the last round, a table for each outcome, for the terminal."""
+    if not results["rounds"]:
+        return
+    last = results["rounds"][-1]
+    for name, kind in results["outcomes"].items():
+        columns = columns_of(kind)
+        title = f"{name}: held-out patients after round {last['round']}"
+        table = Table(title=title, title_justify="left")
+        table.add_column("site")
+        for column in ("held out", *map(title_of, columns)):
+            table.add_column(column, justify="right")
+        sites = {site: (m or {}).get(name) for site, m in sorted(last["sites"].items())}
+        for site, metrics in (sites | {"all, pooled": last["pooled"][name]}).items():
+            if metrics is None:
+                table.add_row(site, "not sent")
+                continue
+            num_patients = f"{metrics['num_patients']:.0f}"
+            table.add_row(site, num_patients, *(number_of(c, metrics[c]) for c in columns))
+        yield table

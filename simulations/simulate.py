@@ -27,6 +27,7 @@ class Simulation:
         out: the run's folder.
         left_out: names of site folders that take no part.
         durable: wait for the disk (fsync) at every line of the sites' and the server's books.
+        init_from: a folder with a model, whose blocks the study starts from where they fit.
     """
 
     study: Study
@@ -35,6 +36,7 @@ class Simulation:
     left_out: frozenset[str] = frozenset()
     resume: bool = False
     durable: bool = False
+    init_from: Path | None = None
 
 
 def open_sites(simulation: Simulation, oracle: Oracle | None = None) -> dict[str, Site]:
@@ -98,8 +100,13 @@ def simulate(
         )
 
     def evaluate(round_number: int, _: ArrayRecord) -> MetricRecord | None:
-        metrics = oracle.pop(round_number)
-        known: dict[str, Any] = {k: v for k, v in (metrics or {}).items() if v is not None}
+        by_outcome = oracle.pop(round_number, simulation.study) or {}
+        known: dict[str, Any] = {
+            f"{outcome}.{name}": value
+            for outcome, metrics in by_outcome.items()
+            for name, value in metrics.items()
+            if value is not None
+        }
         return MetricRecord(known) if known else None
 
     run = Run(
@@ -108,6 +115,7 @@ def simulate(
         engine="in-process",
         resume=simulation.resume,
         durable=simulation.durable,
+        init_from=simulation.init_from,
     )
     execute(run, InProcessGrid(sites), listeners=listeners, oracle=evaluate)
     return simulation.out / "report.md"

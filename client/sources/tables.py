@@ -1,4 +1,4 @@
-"""The reader of tables: a CSV file of one row per patient to arrays, with findings.
+"""The reader of tables: a file of one row per patient to arrays, with findings.
 
 Every column is read as text and converted here, so that what is wrong is counted by column and no
 value ever reaches a message of a parser.
@@ -6,8 +6,6 @@ value ever reaches a message of a parser.
 Letters of shapes: B patients, F numeric features, K categorical features.
 """
 
-import csv
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +14,33 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from client.findings import Finding, error, warning
-from common.study import CategoricalFeature, NumericFeature, TabularGranularity
-
-Floats = NDArray[np.float64]
-
-_MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
+from client.sources.identifiers import column_findings
+from client.sources.numbers import Floats, number_findings, numbers_of, unusable_findings
+from client.sources.source import GranularityArrays, Reader, Source, places_of
+from client.sources.table_chunks import TABLE_SUFFIXES, read_table_chunks
+from common.granularities import CategoricalFeature, NumericFeature, TabularGranularity
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame | None, list[Finding]]:
-    """The table as text (missing cells are NA), or None and the finding that says why not."""
-    where = path.name
-    if not path.is_file():
-        return None, [error(where, "a table", "no file", "Add it, or name it in site.toml.")]
-    try:
-        # The header is read as a row like any other: pandas would rename a repeated column, and
-        # take surplus cells as an index, which shifts every column by one, both silently.
-        cells = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True
-        )
-    except pd.errors.EmptyDataError:
-        return None, [error(where, "a header and rows", "an empty file", "Export it again.")]
-    except UnicodeDecodeError:
-        return None, [error(where, "UTF-8 text", "another encoding", "Save it as UTF-8.")]
-    except (pd.errors.ParserError, ValueError, OSError) as fault:
-        # The parser's own text may quote the file, so only its class is told.
-        found = f"what the CSV parser refuses ({type(fault).__name__})"
-        return None, [error(where, "rows of equal length", found, "Export it again as CSV.")]
+    """The table as text (missing cells are NA), or None and the finding that says why not.
+
+    Args:
+        path: .parquet, .csv.gz, or anything else, which is read as CSV.
+    """
+    chunks: list[pd.DataFrame] = []
     findings: list[Finding] = []
-    num_short = _num_short_rows(path, num_columns=cells.shape[1])
-    if num_short:
-        found = f"{num_short} rows with fewer cells than the header"
-        action = "The rest counts as missing; check that the export is whole."
-        findings.append(warning(where, "rows of equal length", found, action))
-    cells = cells.apply(lambda column: column.str.strip())
-    header = cells.iloc[0].fillna("")
-    num_repeated = int(header[header != ""].duplicated().sum())
-    if num_repeated:
-        # Counted and not named: without a header, these are the values of the first patient.
-        found = f"{num_repeated} names that repeat another"
-        return None, [error(where, "a header of different names", found, "Rename them.")]
-    if len(cells) == 1:
-        return None, [error(where, "one patient or more", "0 rows", "Export it again.")]
-    table = cells.iloc[1:].reset_index(drop=True).replace(_MISSING, pd.NA)
-    return table.set_axis(header.tolist(), axis=1), findings
-
-
-def _num_short_rows(path: Path, *, num_columns: int) -> int:
-    """Rows with fewer cells than the header: pandas fills them up without a word."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            return sum(0 < len(row) < num_columns for row in csv.reader(file))
-        except (csv.Error, UnicodeDecodeError):  # what pandas has read in its more lenient way
-            return 0
+    for chunk, found in read_table_chunks(path):
+        findings += found
+        if chunk is None:
+            return None, found
+        if len(chunk):
+            chunks.append(chunk)
+    return (chunks[0] if len(chunks) == 1 else pd.concat(chunks, ignore_index=True)), findings
 
 
 def read_tabular(
     table: pd.DataFrame, granularity: TabularGranularity, *, name: str, file: str
-) -> tuple[dict[str, NDArray[Any]], list[Finding]]:
+) -> tuple[GranularityArrays, list[Finding]]:
     """The arrays of one tabular granularity, and what is wrong with its columns.
 
     Guarantees:
@@ -100,13 +68,66 @@ def read_tabular(
     codes_BK = np.array(codes, dtype=np.int64).T.reshape(num_patients, len(codes))
     observed_BF: NDArray[np.bool_] = ~np.isnan(numeric_BF)
     present_B: NDArray[np.bool_] = np.any(np.hstack([observed_BF, codes_BK > 0]), axis=1)
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: GranularityArrays = {
         "numeric_BF": np.where(observed_BF, numeric_BF, 0.0).astype(np.float32),
         "observed_BF": observed_BF,
         "codes_BK": codes_BK,
         "present_B": present_B,
     }
     return arrays, findings
+
+
+def absent_tabular(granularity: TabularGranularity, num_patients: int) -> GranularityArrays:
+    """The arrays of patients for whom nothing of the granularity was observed."""
+    num_features, num_categorical = len(granularity.numeric), len(granularity.categorical)
+    return {
+        "numeric_BF": np.zeros((num_patients, num_features), dtype=np.float32),
+        "observed_BF": np.zeros((num_patients, num_features), dtype=np.bool_),
+        "codes_BK": np.zeros((num_patients, num_categorical), dtype=np.int64),
+        "present_B": np.zeros(num_patients, dtype=np.bool_),
+    }
+
+
+def read_tabular_file(
+    source: Source, granularity: TabularGranularity
+) -> tuple[GranularityArrays, list[Finding]]:
+    """The arrays of a tabular granularity that has a table of its own, keyed by patient_id.
+
+    Guarantees:
+        - The order of the rows does not matter, and a patient without a row is absent.
+        - Rows of strangers are counted and not used; an id that stands in two rows is an error.
+    """
+    absent = absent_tabular(granularity, len(source.ids))
+    file = source.path.name
+    table, findings = read_table(source.path)
+    if table is None:
+        return absent, findings
+    if "patient_id" not in table.columns:
+        action = "Add one, and check that cells are separated by commas."
+        return absent, [*findings, error(file, "a column patient_id", "none", action)]
+    used = ["patient_id", *granularity.columns]
+    findings += column_findings(
+        table.columns, exempt=used, file=file, identifiers=source.identifiers
+    )
+    ids = table["patient_id"]
+    num_repeated = int(ids.dropna().duplicated().sum())
+    if num_repeated:
+        found = f"{num_repeated} rows that repeat an id"
+        action = "Merge the rows of each patient: one row is one patient."
+        where = f"{file}, column patient_id"
+        return absent, [*findings, error(where, "every patient once", found, action)]
+    places, found_strange = places_of(ids, source)
+    row_B = np.full(len(source.ids), -1, dtype=np.int64)
+    row_B[places[places >= 0]] = np.flatnonzero(places >= 0)
+    features = table[[column for column in granularity.columns if column in table.columns]]
+    aligned = features.reindex(row_B)  # row -1 is nobody's: its cells are missing
+    arrays, found_tabular = read_tabular(aligned, granularity, name=source.granularity, file=file)
+    return arrays, [*findings, *found_strange, *found_tabular]
+
+
+TABULAR: Reader[TabularGranularity] = Reader(
+    suffixes=TABLE_SUFFIXES, read=read_tabular_file, absent=absent_tabular
+)
 
 
 def _missing_columns(
@@ -128,26 +149,9 @@ def _numeric(
     """The values in the feature's unit, clipped to its range; NaN where missing or unusable."""
     if column not in table.columns:
         return np.full(len(table), np.nan), []
+    values_B, counts = numbers_of(table[column], feature)
     where = f"{file}, column {column}"
-    parsed = pd.to_numeric(table[column], errors="coerce").astype("float64")
-    values_B: Floats = np.asarray(parsed.to_numpy(dtype=np.float64, na_value=np.nan))
-    findings: list[Finding] = []
-    num_text = int((np.isnan(values_B) & table[column].notna().to_numpy()).sum())
-    if num_text:
-        found = f"{num_text} cells of text"
-        findings.append(error(where, f"numbers in {feature.unit}", found, "Fix the column."))
-    num_infinite = int(np.isinf(values_B).sum())
-    if num_infinite:
-        found = f"{num_infinite} infinite values"
-        findings.append(error(where, "finite numbers", found, "Leave such cells empty."))
-    unusable_B = np.isinf(values_B) | np.isin(values_B, feature.missing_codes)
-    values_B = np.where(unusable_B, np.nan, values_B)
-    low, high = feature.range
-    outside = f"{column} in [{low:g}, {high:g}] {feature.unit}"
-    num_outside = int(((values_B < low) | (values_B > high)).sum())
-    action = "Fix the file or widen the range in the study."
-    findings += _unusable(values_B, num_outside, allowed, where, outside, "outside", action)
-    return np.clip(values_B, low, high), findings
+    return values_B, number_findings(counts, feature, column=column, where=where, allowed=allowed)
 
 
 def _categorical(
@@ -156,37 +160,20 @@ def _categorical(
     """The code of each category, 1…; 0 where missing or unknown."""
     if column not in table.columns:
         return np.zeros(len(table), dtype=np.int64), []
-    # A whole number becomes "3.0" in any table that once held a missing cell.
-    code_of: Mapping[str, int] = {
-        form: code
-        for code, category in enumerate(feature.categories, start=1)
-        for form in (category, f"{category}.0")
-    }
-    known_B = table[column].map(code_of)
+    # A whole number becomes "3.0" in any table that once held a missing cell; a category of that
+    # very name comes first.
+    code_of = {f"{c}.0": code for code, c in enumerate(feature.categories, start=1)}
+    code_of |= {c: code for code, c in enumerate(feature.categories, start=1)}
+    known_B: pd.Series[Any] = table[column].map(code_of)
     codes_B: NDArray[np.int64] = np.asarray(known_B.fillna(0), dtype=np.int64)
     answered_B = table[column].notna().to_numpy()
-    num_unknown = int((answered_B & (codes_B == 0)).sum())
-    where = f"{file}, column {column}"
-    expected = f"one of the {len(feature.categories)} categories of the study"
-    values_B = np.where(answered_B, 1.0, np.nan)
-    action = "Recode the column or add the category to the study."
-    return codes_B, _unusable(values_B, num_unknown, allowed, where, expected, "unknown", action)
-
-
-def _unusable(
-    values_B: Floats,
-    num_unusable: int,
-    allowed: float,
-    where: str,
-    expected: str,
-    adjective: str,
-    action: str,
-) -> list[Finding]:
-    num_answered = int((~np.isnan(values_B)).sum())
-    if num_unusable == 0:
-        return []
-    found = f"{num_unusable} of {num_answered} values {adjective}"
-    if num_unusable > allowed * num_answered:
-        return [error(where, expected, found, action)]
-    consequence = "They are clipped." if adjective == "outside" else "They count as missing."
-    return [warning(where, expected, found, consequence)]
+    return codes_B, unusable_findings(
+        int((answered_B & (codes_B == 0)).sum()),
+        int(answered_B.sum()),
+        allowed=allowed,
+        where=f"{file}, column {column}",
+        expected=f"one of the {len(feature.categories)} categories of the study",
+        adjective="unknown",
+        action="Recode the column or add the category to the study.",
+        consequence="They count as missing.",
+    )

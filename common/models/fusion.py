@@ -4,11 +4,13 @@ Letters of shapes: B patients, T tokens of all granularities, D width, H heads.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from common.study import Model
+from common.models.layers import masked_mean, split_heads
+from common.plan import Model
 
 
 class Fusion(nn.Module):
@@ -56,7 +58,7 @@ class AttentionFusion(Fusion):
     def fuse(self, tokens_BTD: Tensor, present_BT: Tensor) -> Tensor:
         """The fused vector, shape (B, D)."""
         x_BTD, weights_BHT = self._with_query(tokens_BTD, present_BT)
-        value_BHTD = self._split(self.project(self.norm(x_BTD)))[2]
+        value_BHTD = split_heads(self.project(self.norm(x_BTD)), self.num_heads)[2]
         read_BHD = (weights_BHT.unsqueeze(2) @ value_BHTD).squeeze(2)
         fused_BD: Tensor = x_BTD[:, 0] + self.merge(read_BHD.flatten(1))
         merged_BD: Tensor = fused_BD + self.mlp(fused_BD)
@@ -74,19 +76,11 @@ class AttentionFusion(Fusion):
         index = torch.zeros(num_patients, 1, dtype=torch.long, device=tokens_BTD.device)
         x_BTD = torch.cat([self.query(index), tokens_BTD], dim=1)
         present_BT = torch.cat([torch.ones_like(index, dtype=torch.bool), present_BT], dim=1)
-        query_BHTD, key_BHTD, _ = self._split(self.project(self.norm(x_BTD)))
+        query_BHTD, key_BHTD, _ = split_heads(self.project(self.norm(x_BTD)), self.num_heads)
         scores_BHT = (query_BHTD[:, :, :1] @ key_BHTD.transpose(2, 3)).squeeze(2)
         scores_BHT = scores_BHT / key_BHTD.shape[-1] ** 0.5
         scores_BHT = scores_BHT.masked_fill(~present_BT.unsqueeze(1), float("-inf"))
         return x_BTD, scores_BHT.softmax(dim=-1)
-
-    def _split(self, projected_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        num_patients, num_tokens, width = projected_BTD.shape
-        # Not -1 for the last size: torch cannot infer it where there is no patient.
-        head_width = width // (3 * self.num_heads)
-        parts = projected_BTD.view(num_patients, num_tokens, 3, self.num_heads, head_width)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        return query, key, value
 
 
 class GatedSumFusion(Fusion):
@@ -116,12 +110,78 @@ class ConcatFusion(Fusion):
         return fused_BD
 
 
-def build_fusion(plan: Model, num_tokens: int) -> Fusion:
-    """The fusion that the study names."""
+class GraphFusion(Fusion):
+    """Two graph convolutions over the tokens that are present, then their mean.
+
+    The nodes of a patient's graph are the tokens that he has; H' = H + σ(Â H W), where Â is the
+    adjacency with self-loops, D^-½ (A + I) D^-½, of those nodes alone. So a token passes nothing
+    on for one that is absent, and the degrees count what is there.
+
+    Source: Kipf and Welling 2017, equation 2, arXiv:1609.02907.
+    Differs from the source in: a residual path and a bias, so that a token without neighbours is
+        not washed out; σ is GELU.
+
+    Args:
+        edges_TT: bool, symmetric; which tokens exchange what they know. The diagonal is ignored.
+    """
+
+    edges_TT: Tensor
+
+    def __init__(self, width: int, edges_TT: Tensor, dropout: float) -> None:
+        super().__init__()
+        loops_TT = torch.eye(len(edges_TT), dtype=torch.bool)
+        self.register_buffer("edges_TT", edges_TT | loops_TT, persistent=False)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+
+    def fuse(self, tokens_BTD: Tensor, present_BT: Tensor) -> Tensor:
+        """The fused vector, shape (B, D); zero for a patient without tokens."""
+        weights_BTT = self.weights(present_BT).to(tokens_BTD.dtype)
+        for layer in self.layers:
+            exchanged_BTD = nn.functional.gelu(weights_BTT @ layer(tokens_BTD))
+            tokens_BTD = tokens_BTD + self.dropout(exchanged_BTD)
+        return masked_mean(tokens_BTD, present_BT)
+
+    def weights(self, present_BT: Tensor) -> Tensor:
+        """Â of each patient, float64, shape (B, T, T); zero in rows and columns of the absent."""
+        edges_BTT = self.edges_TT & present_BT.unsqueeze(1) & present_BT.unsqueeze(2)
+        adjacency_BTT = edges_BTT.double()
+        # A present token has its own loop, so only the absent have a degree of 0.
+        root_BT = adjacency_BTT.sum(dim=2).clamp(min=1).rsqrt()
+        return root_BT.unsqueeze(2) * adjacency_BTT * root_BT.unsqueeze(1)
+
+
+def edges_of(token_owners: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Tensor:
+    """Which tokens are joined, bool, shape (T, T): those of joined granularities, or of the same.
+
+    Args:
+        pairs: of granularities that are joined, in any order; none: all are.
+
+    >>> edges_of(["labs", "notes", "genes"], [("notes", "labs")]).int().tolist()
+    [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    """
+    joined = {frozenset(pair) for pair in pairs}
+    return torch.tensor(
+        [
+            [not pairs or a == b or frozenset((a, b)) in joined for b in token_owners]
+            for a in token_owners
+        ],
+        dtype=torch.bool,
+    )
+
+
+def build_fusion(plan: Model, token_owners: Sequence[str]) -> Fusion:
+    """The fusion that the study names.
+
+    Args:
+        token_owners: the granularity of each token, in the order of the tokens.
+    """
     match plan.fusion:
         case "attention":
             return AttentionFusion(plan.width, plan.num_heads, plan.dropout)
         case "gated_sum":
             return GatedSumFusion(plan.width)
         case "concat":
-            return ConcatFusion(plan.width, num_tokens)
+            return ConcatFusion(plan.width, len(token_owners))
+        case "graph":
+            return GraphFusion(plan.width, edges_of(token_owners, plan.edges), plan.dropout)

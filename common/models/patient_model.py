@@ -3,7 +3,8 @@
 Letters of shapes: B patients, T tokens, D width.
 """
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from common.arrays import Arrays, Block, Manifest, slices_of
 from common.errors import StudyError
-from common.models.contract import Batch, Encoder
+from common.models.contract import Batch
+from common.models.encoders import build_encoder
 from common.models.fusion import build_fusion
-from common.models.heads import num_logits
-from common.models.tabular import TabularEncoder
+from common.models.heads import Head, Labels, build_head
 from common.seeds import seed_of
-from common.study import Study, TabularGranularity
+from common.study import Study
 
 SHARED = "patients"
 
@@ -29,37 +30,57 @@ class PatientModel(nn.Module):
         - A patient without any granularity has a finite output.
         - Building it for equal studies gives equal weights, and leaves torch's global random
           state as it was.
+        - The encoders of `model.frozen` have no trainable parameter.
+        - Parameters of `personal.local_blocks` are trained and are no part of an update.
+
+    Attributes:
+        local_blocks: names of the parameters that stay at a site.
+        undecayed: names of those that weight decay leaves alone: biases, scales of norms and
+            baselines, which fit how common an outcome is and not what it depends on.
 
     Raises:
-        StudyError: a granularity has a name that torch's modules use themselves, such as "type".
+        StudyError: a granularity or outcome has a name that torch's modules use themselves, such
+            as "type"; or `personal.local_blocks` names nothing, or leaves nothing to share.
     """
 
     def __init__(self, study: Study) -> None:
         super().__init__()
-        taken = [name for name in study.granularities if hasattr(nn.ModuleDict, name)]
+        names = (*study.granularities, *study.outcomes)
+        taken = [name for name in names if hasattr(nn.ModuleDict, name)]
         if taken:
             raise StudyError(
-                f"Expected names of granularities that torch does not use itself, found "
-                f"{', '.join(taken)}. Choose others."
+                f"Expected names of granularities and outcomes that torch does not use itself, "
+                f"found {', '.join(taken)}. Choose others."
             )
+        width = study.model.width
         with torch.random.fork_rng(devices=[]):
             # Not `torch.manual_seed`, which would seed the GPUs as well.
             torch.default_generator.manual_seed(seed_of(study.training.seed, "weights"))
-            self.encoders = nn.ModuleDict(
-                {name: build_encoder(spec, study) for name, spec in study.granularities.items()}
-            )
+            encoders = {
+                name: build_encoder(granularity, width, study.model.dropout)
+                for name, granularity in study.granularities.items()
+            }
+            self.encoders = nn.ModuleDict(encoders)
             self.granularity_dropout = study.model.granularity_dropout
-            self.fusion = build_fusion(study.model, num_tokens=len(self.encoders))
+            owners = [name for name, e in encoders.items() for _ in range(e.num_tokens)]
+            self.fusion = build_fusion(study.model, token_owners=owners)
             self.dropout = nn.Dropout(study.model.dropout)
-            self.head = nn.Linear(study.model.width, num_logits(study.outcome))
+            self.heads = nn.ModuleDict(
+                {name: build_head(outcome, width) for name, outcome in study.outcomes.items()}
+            )
+        self._outcome_weights = {name: o.weight for name, o in study.outcomes.items()}
+        for name in study.model.frozen:
+            self.encoders[name].requires_grad_(False)
+        self.local_blocks = _local_blocks(self, study)
+        self.undecayed = frozenset(
+            name
+            for name, p in self.named_parameters()
+            if p.ndim < 2 or name.endswith("baseline.weight")
+        )
 
     def forward(self, batch: Batch) -> Tensor:
-        """The logits, shape (B, 1) for a binary outcome, else (B, C)."""
-        tokens_BTD, present_BT = self.tokens(batch)
-        if self.training and self.granularity_dropout > 0:
-            present_BT = _drop_granularities(present_BT, self.granularity_dropout)
-        logits: Tensor = self.head(self.dropout(self.fusion(tokens_BTD, present_BT)))
-        return logits
+        """The logits of all outcomes side by side, shape (B, W)."""
+        return self.read_out(*self.tokens(batch))
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The tokens of all granularities, (B, T, D), and which are present, (B, T)."""
@@ -70,23 +91,44 @@ class PatientModel(nn.Module):
             present.append(batch[name]["present_B"].unsqueeze(1).expand(-1, token_BTD.shape[1]))
         return torch.cat(tokens, dim=1), torch.cat(present, dim=1)
 
+    def read_out(self, tokens_BTD: Tensor, present_BT: Tensor) -> Tensor:
+        """The logits (B, W) of tokens of which some are present."""
+        if self.training and self.granularity_dropout > 0:
+            present_BT = _drop_granularities(present_BT, self.granularity_dropout)
+        fused_BD = self.dropout(self.fusion(tokens_BTD, present_BT))
+        return torch.cat([head(fused_BD) for head in self.heads.values()], dim=1)
 
-def build_encoder(granularity: TabularGranularity, study: Study) -> Encoder:
-    """The encoder of a granularity, by its kind."""
-    return ENCODERS[granularity.kind](granularity, study.model.width, study.model.dropout)
+    def loss_per_patient(self, logits_BW: Tensor, labels: Mapping[str, Labels]) -> Tensor:
+        """The weighted sum of the losses of all outcomes of each patient, shape (B,)."""
+        losses = [
+            self._outcome_weights[name] * head.loss_per_patient(part_BW, labels[name])
+            for name, head, part_BW in self._parts(logits_BW)
+        ]
+        return torch.stack(losses).sum(dim=0)
 
+    def predictions(self, logits_BW: Tensor) -> dict[str, Tensor]:
+        """What each head predicts, in float64."""
+        return {name: head.predictions(part_BW) for name, head, part_BW in self._parts(logits_BW)}
 
-ENCODERS = {"tabular": TabularEncoder}
+    def _parts(self, logits_BW: Tensor) -> Iterator[tuple[str, Head, Tensor]]:
+        """Each outcome's name, head and logits."""
+        start = 0
+        for name, head in self.heads.items():
+            assert isinstance(head, Head)
+            yield name, head, logits_BW[:, start : start + head.num_logits]
+            start += head.num_logits
 
 
 def block_owner(name: str) -> str:
-    """The granularity that a parameter belongs to, or `SHARED` for fusion and head.
+    """The granularity or outcome that a parameter belongs to, or `SHARED` for the fusion.
 
-    >>> block_owner("encoders.labs.numbers.weight"), block_owner("head.bias")
-    ('labs', 'patients')
+    >>> block_owner("encoders.labs.numbers.weight"), block_owner("heads.event.linear.bias")
+    ('labs', 'event')
+    >>> block_owner("fusion.gate.weight")
+    'patients'
     """
     parts = name.split(".")
-    return parts[1] if parts[0] == "encoders" else SHARED
+    return parts[1] if parts[0] in ("encoders", "heads") else SHARED
 
 
 def state_of(model: nn.Module) -> Arrays:
@@ -95,13 +137,13 @@ def state_of(model: nn.Module) -> Arrays:
 
 
 def parameters_of(model: nn.Module) -> Arrays:
-    """The trainable parameters alone: what an update is a difference of."""
-    return _pack({name: p.detach() for name, p in model.named_parameters()})
+    """The shared trainable parameters alone: what an update is a difference of."""
+    return _pack({name: p.detach() for name, p in _shared(model)})
 
 
 def trainable_manifest(model: nn.Module) -> Manifest:
-    """Names and shapes of the trainable parameters."""
-    return _manifest_of(dict(model.named_parameters()))
+    """Names and shapes of the shared trainable parameters."""
+    return _manifest_of(dict(_shared(model)))
 
 
 def state_manifest(model: nn.Module) -> Manifest:
@@ -123,6 +165,32 @@ def load_state(model: nn.Module, state: Arrays) -> None:
     with torch.no_grad():
         for value, (_, place) in zip(own.values(), slices_of(state.manifest), strict=True):
             value.copy_(flat[place].view(value.shape))
+
+
+def _shared(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    local: frozenset[str] = getattr(model, "local_blocks", frozenset())
+    return (
+        (name, p) for name, p in model.named_parameters() if p.requires_grad and name not in local
+    )
+
+
+def _local_blocks(model: nn.Module, study: Study) -> frozenset[str]:
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    local: set[str] = set()
+    for pattern in study.personal.local_blocks:
+        matching = fnmatch.filter(names, pattern)
+        if not matching:
+            raise StudyError(
+                f"Expected patterns of trainable parameters in personal.local_blocks, found "
+                f"'{pattern}', which matches none of {len(names)} (such as {names[0]})."
+            )
+        local |= set(matching)
+    if len(local) == len(names):
+        raise StudyError(
+            "Expected a parameter that hospitals share, found all of them in "
+            "personal.local_blocks. Leave some out."
+        )
+    return frozenset(local)
 
 
 def _manifest_of(named: Mapping[str, Tensor]) -> Manifest:

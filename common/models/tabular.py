@@ -8,35 +8,32 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from common.models.contract import Encoder, GranularityBatch
-from common.study import TabularGranularity
+from common.granularities import TabularGranularity
+from common.models.contract import GranularityBatch
+from common.models.numeric import NumericEncoder, basis_width, in_basis
 
 
-class TabularEncoder(Encoder):
+class TabularEncoder(NumericEncoder):
     """One token per patient from numeric and categorical features.
 
-    The first layer is linear in (normalised value, observed flag) of each number and in one
-    embedding per category, summed: a linear layer over one-hot columns, without building them. What
-    is missing contributes its flag and no value; a missing category has an embedding of its own.
-
-    The buffers `location` and `scale` (F) normalise: x' = (x - location) / scale. They belong to
-    the model, so that whoever holds the model needs nothing else to use it, and they are never
-    trained.
+    The first layer is linear in (normalised value in the basis, observed flag) of each number and
+    in one embedding per category, summed: a linear layer over one-hot columns, without building
+    them. What is missing contributes its flag and no value; a missing category has an embedding of
+    its own.
 
     Guarantees:
         - The value that stands at a missing place cannot influence the token.
         - Nor can any value or code of an absent patient, even one that is no number or category.
     """
 
-    location: Tensor
-    scale: Tensor
-
     def __init__(self, granularity: TabularGranularity, width: int, dropout: float) -> None:
-        super().__init__()
         numeric = granularity.numeric
+        super().__init__(numeric)
         sizes = [1 + len(f.categories) for f in granularity.categorical.values()]
         layers = (*granularity.hidden, width)
-        self.numbers = nn.Linear(2 * len(numeric), layers[0]) if numeric else None
+        self.basis = granularity.basis
+        num_columns = (basis_width(self.basis) + 1) * len(numeric)
+        self.numbers = nn.Linear(num_columns, layers[0]) if numeric else None
         self.categories = nn.Embedding(sum(sizes), layers[0]) if sizes else None
         self.hidden = nn.Sequential(
             *(
@@ -47,9 +44,6 @@ class TabularEncoder(Encoder):
         )
         if self.categories is not None:
             nn.init.normal_(self.categories.weight, std=len(sizes) ** -0.5)
-        low, high = _ranges(granularity)
-        self.register_buffer("location", (low + high) / 2)
-        self.register_buffer("scale", (high - low) / 2)
         first = torch.tensor(list(accumulate(sizes[:-1], initial=0)) if sizes else [])
         self.register_buffer("first_code", first.long(), persistent=False)
 
@@ -63,9 +57,9 @@ class TabularEncoder(Encoder):
         present_B1 = batch["present_B"].unsqueeze(1)
         if self.numbers is not None:
             observed_BF = batch["observed_BF"] & present_B1
-            z_BF = (batch["numeric_BF"] - self.location) / self.scale
-            z_BF = torch.where(observed_BF, z_BF, torch.zeros_like(z_BF))
-            token_BH = self.numbers(torch.cat([z_BF, observed_BF.to(z_BF.dtype)], dim=1))
+            z_BF = self.standardise(batch["numeric_BF"], observed_BF)
+            shown_BF = in_basis(z_BF, observed_BF, self.basis)
+            token_BH = self.numbers(torch.cat([shown_BF, observed_BF.to(z_BF.dtype)], dim=1))
         if self.categories is not None:
             codes_BK = torch.where(present_B1, batch["codes_BK"], 0) + self.get_buffer("first_code")
             embedded_BH = self.categories(codes_BK).sum(dim=1)
@@ -73,9 +67,3 @@ class TabularEncoder(Encoder):
         assert token_BH is not None  # a granularity has at least one feature
         token_BD: Tensor = self.hidden(token_BH)
         return token_BD.unsqueeze(1)
-
-
-def _ranges(granularity: TabularGranularity) -> tuple[Tensor, Tensor]:
-    ranges = [feature.range for feature in granularity.numeric.values()]
-    bounds = torch.tensor(ranges, dtype=torch.float32).reshape(-1, 2)
-    return bounds[:, 0], bounds[:, 1]

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from common.metrics.classification import ClassStatistics
+from common.metrics.regression import RegressionStatistics
+from common.metrics.survival import SurvivalStatistics
+
 _MOST_ROUNDS = 20
-_COLUMNS = ("accuracy", "auroc", "auprc", "f1", "calibration_error")
 
 
 def report_of(results: dict[str, Any]) -> str:
@@ -22,6 +25,14 @@ def _heading(results: dict[str, Any]) -> str:
         f"sites, {results['num_rounds']} rounds, seed {results['seed']}.{went_on}\n\n"
         f"Started {results['started_at']}. Study `{results['study_hash'][:16]}`, Wardround "
         f"{results['release']} (code `{results['code']}`), engine {results['engine']}."
+        + "".join(map(_transferred, results["transferred"]))
+    )
+
+
+def _transferred(transfer: dict[str, Any]) -> str:
+    left = "; ".join(f"{name} ({reason})" for name, reason in transfer["left"].items())
+    return f"\n\nStarted from another model: {', '.join(transfer['taken'])}." + (
+        f" Not taken: {left}." if left else ""
     )
 
 
@@ -30,19 +41,37 @@ def _last_round(results: dict[str, Any]) -> str:
     if not rounds:
         return "No site has answered a round yet."
     last = rounds[-1]
-    lines = [
-        f"## After round {last['round']}: held-out patients of every site",
-        "",
-        "| site | held out | " + " | ".join(map(_title, _COLUMNS)) + " |",
-        "|---|---:|" + "---:|" * len(_COLUMNS),
+    parts = [
+        _outcome(f"After round {last['round']}: {name}", name, kind, last, sorted(results["sites"]))
+        for name, kind in results["outcomes"].items()
     ]
-    lines += [_row(site, last["sites"].get(site)) for site in sorted(results["sites"])]
-    lines.append(_row("**all, pooled**", last["pooled"]))
-    bound = last["pooled"]["auroc_error_bound"]
-    if bound is not None:
-        lines += ["", f"Pooled AUROC from score histograms, exact to ±{bound:.4f}."]
-    if last["oracle"] is not None:
-        exact = ", ".join(f"{_title(k)} {_number(last['oracle'].get(k))}" for k in _COLUMNS)
+    if last["personal"] is not None:
+        parts += [
+            _outcome(f"{name}, each hospital's own model", name, kind, last["personal"], [])
+            for name, kind in results["outcomes"].items()
+        ]
+    return "\n\n".join(parts)
+
+
+def _outcome(
+    title: str, name: str, kind: str, evaluated: dict[str, Any], enrolled: list[str]
+) -> str:
+    """The table of one outcome: held-out patients of every site, and all of them pooled."""
+    columns = columns_of(kind)
+    lines = [f"## {title}, held-out patients", ""]
+    lines.append("| site | held out | " + " | ".join(map(title_of, columns)) + " |")
+    lines.append("|---|---:|" + "---:|" * len(columns))
+    for site in sorted({*enrolled, *evaluated["sites"]}):
+        lines.append(_row(site, (evaluated["sites"].get(site) or {}).get(name), columns))
+    pooled = evaluated["pooled"][name]
+    lines.append(_row("**all, pooled**", pooled, columns))
+    for bounded in ("auroc", "c_index"):
+        bound = pooled.get(f"{bounded}_error_bound")
+        if bound is not None:
+            lines += ["", f"Pooled {title_of(bounded)} from histograms, exact to ±{bound:.4f}."]
+    oracle = evaluated.get("oracle")
+    if oracle is not None:
+        exact = ", ".join(f"{title_of(k)} {number_of(k, oracle[name].get(k))}" for k in columns)
         lines += ["", f"Oracle (from pooled predictions, in simulation only): {exact}."]
     return "\n".join(lines)
 
@@ -65,14 +94,17 @@ def _course(results: dict[str, Any]) -> str:
     rounds = results["rounds"]
     if len(rounds) < 2:
         return ""
-    lines = ["## Round by round, pooled", "", "| round | sites | loss | accuracy | AUROC |"]
-    lines.append("|---:|---:|---:|---:|---:|")
+    name, kind = next(iter(results["outcomes"].items()))
+    columns = columns_of(kind)[:3]
+    titles = " | ".join(map(title_of, columns))
+    lines = [f"## Round by round: {name}, pooled", "", f"| round | sites | loss | {titles} |"]
+    lines.append("|---:|---:|---:|" + "---:|" * len(columns))
     # A long run is shown at about twenty of its rounds; all of them are in results.json.
     every = -(-len(rounds) // _MOST_ROUNDS)
     for entry in [*rounds[:-1:every], rounds[-1]]:
-        pooled = entry["pooled"]
+        pooled = entry["pooled"][name]
         num_sites = sum(metrics is not None for metrics in entry["sites"].values())
-        numbers = " | ".join(_number(pooled[name]) for name in ("loss", "accuracy", "auroc"))
+        numbers = " | ".join(number_of(c, pooled[c]) for c in ("loss", *columns))
         lines.append(f"| {entry['round']} | {num_sites} | {numbers} |")
     return "\n".join(lines)
 
@@ -101,17 +133,44 @@ def _cost(results: dict[str, Any]) -> str:
     )
 
 
-def _row(site: str, metrics: dict[str, float | None] | None) -> str:
+def _row(site: str, metrics: dict[str, float | None] | None, columns: tuple[str, ...]) -> str:
     if metrics is None or not metrics["num_patients"]:
-        return f"| {site} | not sent |" + " – |" * len(_COLUMNS)
-    numbers = " | ".join(_number(metrics[name]) for name in _COLUMNS)
+        return f"| {site} | not sent |" + " – |" * len(columns)
+    numbers = " | ".join(number_of(name, metrics[name]) for name in columns)
     return f"| {site} | {metrics['num_patients']:.0f} | {numbers} |"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def columns_of(kind: str) -> tuple[str, ...]:
+    """The metrics that tables show for an outcome of this kind, the most telling one first."""
+    if kind == "regression":
+        return RegressionStatistics.columns
+    return SurvivalStatistics.columns if kind == "survival" else ClassStatistics.columns
 
 
-def _title(name: str) -> str:
-    titles = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1"}
-    return titles.get(name, name.replace("_", " "))
+def title_of(metric: str) -> str:
+    """A metric as tables call it."""
+    return _TITLES.get(metric, metric.replace("_", " "))
+
+
+_TITLES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "f1": "F1",
+    "c_index": "C-index",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R²",
+    "num_events": "events",
+}
+
+
+def number_of(metric: str, value: float | None) -> str:
+    """A metric's value as tables show it.
+
+    >>> number_of("auroc", 0.91234), number_of("num_events", 32.0), number_of("rmse", 12345.6)
+    ('0.912', '32', '12,346')
+    """
+    if value is None:
+        return "–"
+    is_count = metric.startswith("num_")
+    return f"{value:,.0f}" if is_count or abs(value) >= 1000 else f"{value:.3f}"

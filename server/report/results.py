@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.errors import RunError
-from common.metrics import SECONDS, EvaluationSums, metrics_of
+from common.metrics.evaluation import PERSONAL, SECONDS, from_flat, statistics_of
+from common.metrics.statistics import Metrics
+from common.study import Study
 from server.journal import Event
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def results_of(journal: Iterable[Event]) -> dict[str, Any]:
@@ -24,8 +26,7 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         raise RunError("Expected a journal that begins with run_started, found none. Run it anew.")
     starts = by_kind["run_started"] + by_kind.get("run_resumed", [])
     run = starts[-1]
-    evaluation = run["study"]["evaluation"]
-    shape = (len(run["study"]["outcome"]["classes"]), evaluation["score_bins"])
+    study = Study.model_validate(run["study"])
     enrolled = {e["site"]: e["counts"] for e in by_kind.get("enrolled", [])}
     turns = [e["event"] for e in events if e["event"].startswith("run_")]
     status = {"run_finished": "finished", "run_failed": "failed"}.get(turns[-1], "unfinished")
@@ -33,10 +34,11 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "schema": SCHEMA,
         "run_id": run["run_id"],
         "status": status,
-        "study": run["study"]["study"]["name"],
+        "study": study.name,
         "study_hash": run["study_hash"],
         "seed": run["seed"],
-        "strategy": run["study"]["strategy"]["name"],
+        "strategy": study.strategy.name,
+        "outcomes": {name: outcome.kind for name, outcome in study.outcomes.items()},
         "engine": run["engine"],
         "release": run["release"],
         "code": run["code"],
@@ -45,7 +47,10 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "num_rounds": run["num_rounds"],
         "resumed_at_rounds": [e["round"] for e in by_kind.get("run_resumed", [])],
         "sites": {site: {"training_patients": counts} for site, counts in enrolled.items()},
-        "rounds": _rounds(by_kind, shape),
+        "transferred": [
+            {"taken": e["taken"], "left": e["left"]} for e in by_kind.get("transferred", [])
+        ],
+        "rounds": _rounds(by_kind, study),
         "absent": [
             {key: e[key] for key in ("round", "site", "reason")} for e in by_kind.get("absent", [])
         ],
@@ -54,37 +59,55 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
     }
 
 
-def _rounds(by_kind: dict[str, list[Event]], shape: tuple[int, int]) -> list[dict[str, Any]]:
+def _rounds(by_kind: dict[str, list[Event]], study: Study) -> list[dict[str, Any]]:
     replies: dict[int, dict[str, Event]] = {}
     for event in by_kind.get("reply", []):
         if event["kind"] != "query":
             replies.setdefault(event["round"], {})[event["site"]] = event
-    oracles = {e["round"]: e["metrics"] for e in by_kind.get("oracle", [])}
+    oracles = {e["round"]: _by_outcome(e["metrics"], study) for e in by_kind.get("oracle", [])}
     sites_of = {e["round"]: e["sites"] for e in by_kind.get("aggregated", [])}
     return [
         {
             "round": number,
             "aggregated_from": sites_of.get(number, []),
-            **_evaluated(replies[number], shape),
+            **_evaluated(replies[number], study, model=""),
+            "personal": _personal(replies[number], study),
             "oracle": oracles.get(number),
         }
         for number in sorted(replies)
     ]
 
 
-def _evaluated(replies: dict[str, Event], shape: tuple[int, int]) -> dict[str, Any]:
-    """Pooled metrics and those of each site; a site that sent no statistics has None."""
-    total = EvaluationSums.zero(*shape)
+def _evaluated(replies: dict[str, Event], study: Study, *, model: str) -> dict[str, Any]:
+    """Metrics by outcome: pooled, and of each site; a site that sent no statistics has None."""
+    statistics = statistics_of(study)
+    totals = {name: s.zero() for name, s in statistics.items()}
     sites: dict[str, Any] = {}
     for site, event in sorted(replies.items()):
         try:
-            sums = EvaluationSums.from_flat(event["metrics"], *shape)
+            sums = from_flat(study, event["metrics"], model=model)
         except ValueError:
-            sites[site] = None
-            continue
-        total = total + sums
-        sites[site] = metrics_of(sums)
-    return {"pooled": metrics_of(total), "sites": sites}
+            sums = {}
+        for name, evaluated in sums.items():
+            totals[name] = totals[name] + evaluated
+        metrics = {name: statistics[name].metrics_of(s) for name, s in sums.items()}
+        sites[site] = metrics or None
+    pooled = {name: s.metrics_of(totals[name]) for name, s in statistics.items()}
+    return {"pooled": pooled, "sites": sites}
+
+
+def _personal(replies: dict[str, Event], study: Study) -> dict[str, Any] | None:
+    """The same of the hospitals' own models; None in a round in which no site evaluated its own."""
+    evaluated = _evaluated(replies, study, model=PERSONAL)
+    return evaluated if any(evaluated["sites"].values()) else None
+
+
+def _by_outcome(flat: dict[str, float], study: Study) -> dict[str, Metrics]:
+    """The oracle's metrics, which the journal holds as OUTCOME.METRIC, without undefined ones."""
+    return {
+        outcome: {name: flat.get(f"{outcome}.{name}") for name in statistics.metric_names}
+        for outcome, statistics in statistics_of(study).items()
+    }
 
 
 def _bytes(by_kind: dict[str, list[Event]]) -> dict[str, int]:

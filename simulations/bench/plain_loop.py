@@ -16,11 +16,12 @@ import torch
 from client.config import load_site_config
 from client.data import Cohort, read_cohort
 from client.egress import released_counts
-from client.evaluation import evaluate, predict_at_site
+from client.evaluation import evaluate, outcomes_of, predict_at_site
 from client.normalise import moments_of
 from client.training import Patients, to_device, train
 from common.arrays import Arrays
-from common.metrics import EvaluationSums
+from common.metrics.evaluation import statistics_of
+from common.metrics.statistics import EvaluationSums
 from common.models.patient_model import PatientModel, state_of, trainable_manifest
 from common.normalisation import add_moments, normalisation_of
 from common.run_folder import site_folders
@@ -47,12 +48,12 @@ class PlainRun:
 
     Attributes:
         model: parameters and normalisation after the last round.
-        evaluations: the pooled sums of the models after 0…R rounds.
+        evaluations: the pooled sums of the models after 0…R rounds, by outcome.
         seconds: of each round, its evaluation included; the last evaluation is not.
     """
 
     model: Arrays
-    evaluations: list[EvaluationSums]
+    evaluations: list[dict[str, EvaluationSums]]
     seconds: list[float]
 
 
@@ -92,13 +93,11 @@ def plain_loop(
     evaluations, seconds = [], []
     for round_number in range(study.training.rounds):
         started = clock()
-        total = EvaluationSums.zero(study.num_classes, study.evaluation.score_bins)
+        total = _nobody(study)
         updates = []
         for site in sites:
             _set(parameters, current)
-            total += evaluate(
-                predict_at_site(model, site.test, study, trained_on=site.train), site.test, study
-            )
+            total = _add(total, _evaluated(model, site, study))
             seed = seed_of(study.training.seed, site.name, round_number)
             train(model, site.train, study, seed=seed)
             trained = torch.nn.utils.parameters_to_vector(parameters).detach()
@@ -116,7 +115,10 @@ def plain_loop(
         evaluations.append(total)
         seconds.append(clock() - started)
     _set(parameters, current)
-    evaluations.append(_evaluated(model, sites, study))
+    total = _nobody(study)
+    for site in sites:
+        total = _add(total, _evaluated(model, site, study))
+    evaluations.append(total)
     return PlainRun(model=state_of(model), evaluations=evaluations, seconds=seconds)
 
 
@@ -130,13 +132,19 @@ def _normalised_model(study: Study, sites: list[PlainSite]) -> PatientModel:
     return model
 
 
-def _evaluated(model: PatientModel, sites: list[PlainSite], study: Study) -> EvaluationSums:
-    total = EvaluationSums.zero(study.num_classes, study.evaluation.score_bins)
-    for site in sites:
-        total += evaluate(
-            predict_at_site(model, site.test, study, trained_on=site.train), site.test, study
-        )
-    return total
+def _evaluated(model: PatientModel, site: PlainSite, study: Study) -> dict[str, EvaluationSums]:
+    predictions = predict_at_site(model, site.test, study, trained_on=site.train)
+    return evaluate(predictions, outcomes_of(site.test), study)
+
+
+def _nobody(study: Study) -> dict[str, EvaluationSums]:
+    return {name: statistics.zero() for name, statistics in statistics_of(study).items()}
+
+
+def _add(
+    one: dict[str, EvaluationSums], other: dict[str, EvaluationSums]
+) -> dict[str, EvaluationSums]:
+    return {name: sums + other[name] for name, sums in one.items()}
 
 
 def _set(parameters: list[torch.nn.Parameter], values_P: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.study import Study
-from common.study_file import load_study, study_from_toml
+from common.study_file import load_study, shipped_studies, study_from_toml, study_to_toml
 from simulations.cli import main
 from simulations.cohort import SiteEffects, write_cohort
 from tests.round.tiny import TINY_STUDY
@@ -104,11 +104,11 @@ def test_several_classes_are_trained_and_reported_like_two(
     outcome = run("simulate", study_file, "--num-sites", 3, "--out", out, "--rounds", 5)
     assert outcome.code == 0
     rounds = json.loads((out / "results.json").read_text())["rounds"]
-    assert rounds[-1]["oracle"]["loss"] < rounds[0]["oracle"]["loss"]
+    first, (oracle, pooled) = rounds[0], (rounds[-1][k]["event"] for k in ("oracle", "pooled"))
+    assert oracle["loss"] < first["oracle"]["event"]["loss"]
     for name in ("accuracy", "f1", "loss", "brier", "calibration_error"):
-        assert rounds[-1]["pooled"][name] == pytest.approx(rounds[-1]["oracle"][name])
-    bound = rounds[-1]["pooled"]["auroc_error_bound"]
-    assert abs(rounds[-1]["pooled"]["auroc"] - rounds[-1]["oracle"]["auroc"]) <= bound + 1e-9
+        assert pooled[name] == pytest.approx(oracle[name])
+    assert abs(pooled["auroc"] - oracle["auroc"]) <= pooled["auroc_error_bound"] + 1e-9
 
 
 def test_an_override_makes_another_effective_study(
@@ -183,7 +183,7 @@ def test_a_malformed_study_is_one_clear_error_and_writes_nothing(
 def test_an_unknown_study_name_lists_those_that_are_shipped(run: Run) -> None:
     outcome = run("simulate", "demmo")
     assert outcome.code == 1
-    assert "demo, heart-disease" in outcome.err
+    assert ", ".join(shipped_studies()) in outcome.err.replace("\n", " ")
 
 
 def test_a_wrong_strategy_names_those_there_are(run: Run, study_file: Path) -> None:
@@ -301,11 +301,17 @@ def test_a_site_cannot_be_late_within_one_process(
 def test_every_strategy_learns_with_its_own_defaults(
     run: Run, tmp_path: Path, strategy: str
 ) -> None:
-    out = tmp_path / "run"
-    outcome = run("simulate", "demo", "--rounds", 8, "--strategy", strategy, "--out", out)
+    # The tables of the demo: learning rates are what is looked at here.
+    table = load_study("demo").model_dump(mode="json", exclude_none=True)
+    table["outcomes"] = {"event": table["outcomes"]["event"]}
+    table["granularities"] = {k: table["granularities"][k] for k in ("labs", "lifestyle")}
+    study_file, out = tmp_path / "tables.toml", tmp_path / "run"
+    study_file.write_text(study_to_toml(Study.model_validate(table)))
+    outcome = run("simulate", study_file, "--rounds", 10, "--strategy", strategy, "--out", out)
     assert outcome.code == 0
     rounds = json.loads((out / "results.json").read_text())["rounds"]
-    assert rounds[-1]["oracle"]["loss"] < 0.75 * rounds[0]["oracle"]["loss"]
+    first, last = (entry["oracle"]["event"]["loss"] for entry in (rounds[0], rounds[-1]))
+    assert last < 0.75 * first
 
 
 def test_arms_name_a_site_that_was_absent(
@@ -385,7 +391,9 @@ def test_arms_compares_all_arms_with_and_without_a_granularity(
     for arm in ("local only", "federated", "pooled", "logistic regression, pooled"):
         assert f"| {arm}, all granularities |" in outcome.out
         assert f"| {arm}, without lifestyle |" in outcome.out
-    assert (out / "arms.csv").read_text().startswith("arm,variant,seed,scope,metric,value\n")
+    assert (
+        (out / "arms.csv").read_text().startswith("arm,variant,seed,outcome,scope,metric,value\n")
+    )
 
 
 def test_studies_lists_and_prints_what_is_shipped(run: Run) -> None:

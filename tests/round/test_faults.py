@@ -78,7 +78,10 @@ LIES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
         with_counts(patients=999),
         "rejected: other counts than it enrolled with",
     ),
-    "another granularity": (with_counts(imaging=3), "rejected: counts of other granularities"),
+    "another granularity": (
+        with_counts(imaging=3),
+        "rejected: counts of other granularities or outcomes",
+    ),
     "another site": (lambda r: replace(r, site="b"), "rejected: answers for another site"),
     "no site's name": (lambda r: replace(r, site="../b"), "malformed"),
     "another nonce": (lambda r: replace(r, nonce="0" * 16), "rejected: answers another task"),
@@ -93,7 +96,7 @@ LIES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
         "rejected: statistics that are not declared",
     ),
     "a NaN statistic": (
-        lambda r: replace(r, metrics={"loss_sum": (np.nan,)}),
+        lambda r: replace(r, metrics={"event.loss_sum": (np.nan,)}),
         "rejected: statistics that are negative or not finite",
     ),
     "a status of its own": (

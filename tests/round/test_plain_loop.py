@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from common.metrics import metrics_of
+from common.metrics.evaluation import statistics_of
 from common.study import Study
 from common.study_file import load_study, override
 from simulations.bench.plain_loop import plain_loop, read_sites
@@ -56,4 +56,6 @@ def test_the_engine_reports_the_metrics_of_a_plain_loop(sites: Path, tmp_path: P
     rounds = json.loads((tmp_path / "results.json").read_text())["rounds"]
     assert [r["round"] for r in rounds] == [0, 1, 2]
     for found, expected in zip(rounds, plain.evaluations, strict=True):
-        assert found["pooled"] == pytest.approx(metrics_of(expected), rel=1e-12)
+        for name, statistics in statistics_of(study).items():
+            metrics = statistics.metrics_of(expected[name])
+            assert found["pooled"][name] == pytest.approx(metrics, rel=1e-12)

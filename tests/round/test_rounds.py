@@ -15,6 +15,7 @@ from client.config import load_site_config
 from client.data import read_cohort, usable_cohort
 from common.arrays import Arrays, slices_of
 from common.models.patient_model import PatientModel, block_owner, state_of
+from common.study import Study
 from common.study_file import override
 from common.wire import Reply, Task, TaskKind
 from simulations.engine import InProcessGrid
@@ -110,7 +111,7 @@ def test_simulate_gives_the_same_model_and_knows_the_exact_metrics(
     assert (folder / "model.safetensors").read_bytes() == honest.model_bytes
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     for line in results["rounds"]:
-        pooled, oracle = line["pooled"], line["oracle"]
+        pooled, oracle = line["pooled"]["event"], line["oracle"]["event"]
         assert oracle["num_patients"] == pooled["num_patients"]
         for name in ("accuracy", "loss", "brier", "f1", "calibration_error"):
             assert pooled[name] == pytest.approx(oracle[name], abs=1e-9)
@@ -295,3 +296,65 @@ def test_choosing_on_a_validation_fold_sees_nothing_of_the_held_out_patients(
     one, two = federate(study, sites=clean), federate(study, sites=spoilt)
     assert one.model_bytes == two.model_bytes
     assert one.results["rounds"] != two.results["rounds"]
+
+
+# Outcomes that some do not know, and statistics that some do not send.
+
+
+def without_some(hospitals: Path, folder: Path) -> Path:
+    """Copies of three hospitals that also count days of stay; some have it of few patients."""
+    for name, every in (("a", 1), ("b", 2), ("c", 3)):
+        shutil.copytree(hospitals / name, folder / name)
+        table = pd.read_csv(folder / name / "patients.csv", dtype=str)
+        number = np.arange(len(table))
+        table["stay_days"] = np.where(number % every == 0, (number % 20).astype(str), "")
+        table.to_csv(folder / name / "patients.csv", index=False)
+    return folder
+
+
+def test_the_head_of_an_outcome_is_averaged_by_the_patients_of_whom_it_is_known(
+    federate, study, hospitals: Path, tmp_path: Path
+) -> None:
+    table = study.model_dump(mode="json", exclude_none=True)
+    table["outcomes"]["stay"] = {
+        "kind": "regression",
+        "column": "stay_days",
+        "unit": "days",
+        "range": [0, 20],
+    }
+    two = override(Study.model_validate(table), training__rounds=1)
+    replies: dict[str, dict[int, Reply]] = {name: {} for name in "abc"}
+    twists = {name: recorded(into) for name, into in replies.items()}
+    run = federate(two, sites=without_some(hospitals, tmp_path / "sites"), twists=twists)
+    updates = [rounds[0] for rounds in replies.values()]
+    assert len({u.counts["stay"] / u.counts["patients"] for u in updates}) == 3
+    assert all(u.counts["event"] == u.counts["patients"] for u in updates)
+    initial = state_of(PatientModel(two)).unpack()
+    for block, place in slices_of(updates[0].arrays.manifest):
+        weights = [u.counts[block_owner(block.name)] for u in updates]
+        mean = np.average([u.arrays.flat[place] for u in updates], axis=0, weights=weights)
+        expected = initial[block.name].reshape(-1) + mean
+        assert np.allclose(run.model[block.name].reshape(-1), expected, atol=1e-6), block.name
+
+
+def test_a_policy_that_withholds_a_statistic_costs_its_metrics_and_nothing_else(
+    federate, honest, hospitals: Path, tmp_path: Path
+) -> None:
+    sites = tmp_path / "sites"
+    shutil.copytree(hospitals, sites)
+    declared = ["num_patients", "loss_sum", "brier_sum", "positives_by_score"]
+    declared += ["event.negatives_by_score", "calibration_count", "calibration_score_sum"]
+    path = sites / "b" / "site.toml"
+    text = path.read_text().replace(
+        "[policy]\n", f"[policy]\nmetrics = {json.dumps([*declared, 'calibration_outcome_sum'])}\n"
+    )
+    path.write_text(text)
+    run = federate(sites=sites)
+    assert run.model_bytes == honest.model_bytes
+    assert run.results["absent"] == []
+    for ours, whole in zip(run.results["rounds"], honest.results["rounds"], strict=True):
+        lost = {"accuracy": None, "f1": None}
+        assert ours["sites"]["b"]["event"] == whole["sites"]["b"]["event"] | lost
+        assert ours["pooled"]["event"] == whole["pooled"]["event"] | lost
+        assert ours["sites"]["a"] == whole["sites"]["a"]
+        assert whole["pooled"]["event"]["accuracy"] is not None

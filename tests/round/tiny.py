@@ -3,7 +3,7 @@
 TINY_STUDY = """
 [study]
 name = "tiny"
-[outcome]
+[outcomes.event]
 column = "event"
 kind = "binary"
 classes = ["no", "yes"]

@@ -10,14 +10,18 @@ from flwr.app import Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from hypothesis import strategies as st
 
+from client.training import Patients
 from common.arrays import Arrays, Block, Manifest, size_of
-from common.metrics import EvaluationSums, sums_of
+from common.metrics.evaluation import statistics_of
+from common.metrics.statistics import EvaluationSums
 from common.models.contract import Batch
+from common.outcomes import ClassOutcome, RegressionOutcome
 from common.study import Study
 from common.wire import Reply, Task, TaskKind
 
 HASH = "0" * 64
-NUM_CODES = {"sex": 2, "smoker": 3}
+# By outcome, then by array name.
+Labels = dict[str, dict[str, torch.Tensor]]
 
 
 def study_table() -> dict[str, Any]:
@@ -27,7 +31,7 @@ def study_table() -> dict[str, Any]:
     """
     return {
         "study": {"name": "small", "title": "A small study"},
-        "outcome": {"column": "event", "kind": "binary", "classes": ["no", "yes"]},
+        "outcomes": {"event": {"column": "event", "kind": "binary", "classes": ["no", "yes"]}},
         "granularities": {
             "labs": {
                 "kind": "tabular",
@@ -59,14 +63,30 @@ def study_table() -> dict[str, Any]:
 
 
 def study_of(**sections: Mapping[str, Any]) -> Study:
-    """The small study with fields of some sections replaced: `study_of(model={"width": 8})`."""
+    """The small study with fields of some sections replaced: `study_of(model={"width": 8})`.
+
+    An outcome or granularity is replaced whole, or added.
+    """
     table = study_table()
     for section, fields in sections.items():
         table[section] = {**table.get(section, {}), **fields}
     return Study.model_validate(table)
 
 
-MULTICLASS = {"kind": "multiclass", "classes": ["mild", "severe", "critical"]}
+MULTICLASS = {
+    "event": {"column": "event", "kind": "multiclass", "classes": ["mild", "severe", "critical"]}
+}
+# Beside the event of the small study: one outcome of every other kind.
+MORE_OUTCOMES = {
+    "stay": {"kind": "regression", "column": "stay_days", "unit": "days", "range": [0, 20]},
+    "death": {
+        "kind": "survival",
+        "time_column": "followed_days",
+        "event_column": "died",
+        "unit": "days",
+        "cut_points": [30, 90, 365],
+    },
+}
 
 
 def batch_of(study: Study, num_patients: int, seed: int = 0) -> Batch:
@@ -93,12 +113,75 @@ def batch_of(study: Study, num_patients: int, seed: int = 0) -> Batch:
     return batch
 
 
-def evaluation(num_patients: int, study: Study, seed: int = 0) -> EvaluationSums:
-    """The sums of random predictions."""
+def outcomes_of(
+    study: Study, num_patients: int, seed: int = 0, *, unknown: float = 0.0
+) -> dict[str, dict[str, Any]]:
+    """Random outcomes of every kind, as `Cohort.outcomes` holds them.
+
+    Args:
+        unknown: the part of the patients of whom an outcome is not known.
+    """
     rng = np.random.default_rng(seed)
-    scores_BC = rng.dirichlet(np.ones(study.num_classes), num_patients)
-    labels_B = rng.integers(study.num_classes, size=num_patients)
-    return sums_of(scores_BC, labels_B, score_bins=study.evaluation.score_bins)
+    outcomes = {}
+    for name, outcome in study.outcomes.items():
+        known_B = rng.uniform(size=num_patients) >= unknown
+        arrays: dict[str, Any] = {"known_B": known_B}
+        if isinstance(outcome, ClassOutcome):
+            label_B = rng.integers(len(outcome.classes), size=num_patients)
+            arrays["label_B"] = np.where(known_B, label_B, -1)
+        elif isinstance(outcome, RegressionOutcome):
+            value_B = rng.uniform(*outcome.range, num_patients)
+            arrays["value_B"] = np.where(known_B, value_B, 0.0).astype(np.float32)
+        else:
+            time_B = rng.uniform(0, 1.2 * outcome.cut_points[-1], num_patients)
+            arrays["time_B"] = np.where(known_B, time_B, 0.0).astype(np.float32)
+            arrays["event_B"] = known_B & (rng.uniform(size=num_patients) < 0.5)
+        outcomes[name] = arrays
+    return outcomes
+
+
+def predictions_of(study: Study, num_patients: int, seed: int = 0) -> dict[str, Any]:
+    """Random predictions of every outcome, as its head makes them."""
+    rng = np.random.default_rng(seed)
+    predictions = {}
+    for name, outcome in study.outcomes.items():
+        if isinstance(outcome, ClassOutcome):
+            predictions[name] = rng.dirichlet(np.ones(len(outcome.classes)), num_patients)
+        elif isinstance(outcome, RegressionOutcome):
+            predictions[name] = rng.uniform(*outcome.range, (num_patients, 1))
+        else:
+            falls_BK = rng.uniform(0.5, 1.0, (num_patients, len(outcome.cut_points)))
+            predictions[name] = falls_BK.cumprod(axis=1)
+    return predictions
+
+
+def labels_of(study: Study, num_patients: int, seed: int = 0, *, unknown: float = 0.0) -> Labels:
+    """`outcomes_of` as tensors."""
+    outcomes = outcomes_of(study, num_patients, seed, unknown=unknown)
+    return {
+        name: {key: torch.from_numpy(value) for key, value in arrays.items()}
+        for name, arrays in outcomes.items()
+    }
+
+
+def patients_of(study: Study, num_patients: int, seed: int = 0) -> Patients:
+    """Random patients on the CPU, all of their outcomes known."""
+    return Patients(
+        inputs=batch_of(study, num_patients, seed),
+        outcomes=labels_of(study, num_patients, seed),
+        device=torch.device("cpu"),
+        num_patients=num_patients,
+    )
+
+
+def evaluation(num_patients: int, study: Study, seed: int = 0) -> dict[str, EvaluationSums]:
+    """The sums of random predictions of every outcome, all of them known."""
+    predictions = predictions_of(study, num_patients, seed)
+    outcomes = outcomes_of(study, num_patients, seed + 1)
+    return {
+        name: statistics.sums_of(predictions[name], outcomes[name])
+        for name, statistics in statistics_of(study).items()
+    }
 
 
 def instruction(node_id: int, kind: str = "train", message_id: str = "") -> Message:

@@ -18,7 +18,7 @@ from simulations.site_folder import write_site_folder
 _STUDY = """
 [study]
 name = "tiny"
-[outcome]
+[outcomes.event]
 column = "event"
 kind = "binary"
 classes = ["0", "1"]
@@ -98,10 +98,12 @@ def new_site(
         site: dict[str, object] | None = None,
         policy: dict[str, object] | None = None,
     ) -> Path:
-        frame = table if isinstance(table, pd.DataFrame) else patients()
         folder = tmp_path_factory.mktemp("hospital") / name
-        write_site_folder(folder, site=name, dataset_id="d", patients=frame, source="A test.")
-        if isinstance(table, bytes):
+        write_site_folder(folder, site=name, dataset_id="d", patients=patients(), source="A test.")
+        # Not as a simulated site's: a hospital's table may lack what every table must have.
+        if isinstance(table, pd.DataFrame):
+            table = table.to_csv(index=False).encode()
+        if table is not None:
             (folder / "patients.csv").write_bytes(table)
         _amend(folder / "site.toml", {"site": site or {}, "policy": policy or {}})
         return folder

@@ -25,16 +25,17 @@ from server.aggregation import (
     weighted_mean,
 )
 
-LABS, IMAGING, HEAD = "encoders.labs.weight", "encoders.imaging.weight", "head.bias"
+LABS, IMAGING, SHARED = "encoders.labs.weight", "encoders.imaging.weight", "fusion.merge.bias"
+HEAD = "heads.event.linear.bias"
 
 
 def _site(
-    site: str, counts: Mapping[str, int], labs: float, imaging: float, head: float
+    site: str, counts: Mapping[str, int], labs: float, imaging: float, shared: float
 ) -> SiteUpdate:
     named = {
         LABS: np.full((2, 1), labs),
         IMAGING: np.full(3, imaging),
-        HEAD: np.full(1, head),
+        SHARED: np.full(1, shared),
     }
     return SiteUpdate(site=site, update=Arrays.pack(named), counts=counts)
 
@@ -54,18 +55,34 @@ def test_two_sites_worked_by_hand() -> None:
     found = _combined([_site("a", _all(1), 0, 0, 0), _site("b", _all(3), 4, 4, 4)])
     assert found[LABS].tolist() == [[3.0], [3.0]]
     assert found[IMAGING].tolist() == [3.0, 3.0, 3.0]
-    assert found[HEAD].tolist() == [3.0]
+    assert found[SHARED].tolist() == [3.0]
 
 
 def test_every_block_has_its_own_weights() -> None:
     # labs: 10 · 1 and 30 · 5, over 40: 4. Imaging: 6 · 1 and 2 · 5, over 8: 2.
-    # The head is weighted by all patients: 20 · 1 and 60 · 5, over 80: 4.
+    # The fusion is weighted by all patients: 20 · 1 and 60 · 5, over 80: 4.
     a = _site("a", {"patients": 20, "labs": 10, "imaging": 6}, 1, 1, 1)
     b = _site("b", {"patients": 60, "labs": 30, "imaging": 2}, 5, 5, 5)
     found = _combined([a, b])
     assert found[LABS].ravel().tolist() == [4.0, 4.0]
     assert found[IMAGING].tolist() == [2.0, 2.0, 2.0]
-    assert found[HEAD].tolist() == [4.0]
+    assert found[SHARED].tolist() == [4.0]
+
+
+def test_a_head_is_weighted_by_the_patients_whose_outcome_is_known() -> None:
+    # (2 · 1 + 30 · 9) / 32 = 8.5; the fusion (20 · 1 + 60 · 9) / 80 = 7. Nobody's outcome is known
+    # at c, so it does not touch the head, whatever its update says.
+    def site(name: str, num_patients: int, num_known: int, value: float) -> SiteUpdate:
+        update = Arrays.pack({HEAD: np.full(1, value), SHARED: np.full(1, value)})
+        counts = {"patients": num_patients, "event": num_known}
+        return SiteUpdate(site=name, update=update, counts=counts)
+
+    a, b = site("a", 20, 2, 1.0), site("b", 60, 30, 9.0)
+    found = _combined([a, b])
+    assert (found[HEAD].tolist(), found[SHARED].tolist()) == ([8.5], [7.0])
+    found = _combined([a, b, site("c", 80, 0, 999.0)])
+    assert found[HEAD].tolist() == [8.5]
+    assert found[SHARED].tolist() == [503.0]  # (20 · 1 + 60 · 9 + 80 · 999) / 160
 
 
 def test_a_site_without_a_scanner_does_not_touch_the_image_encoder() -> None:
@@ -74,7 +91,7 @@ def test_a_site_without_a_scanner_does_not_touch_the_image_encoder() -> None:
     for counts in ({"patients": 4, "labs": 4, "imaging": 0}, {"patients": 4, "labs": 4}):
         found = _combined([a, b, _site("c", counts, 1, 999, 1)])
         assert found[IMAGING].tolist() == [5.0, 5.0, 5.0]
-        assert found[HEAD].tolist() == [3.0]  # (1 · 2 + 3 · 6 + 4 · 1) / 8
+        assert found[SHARED].tolist() == [3.0]  # (1 · 2 + 3 · 6 + 4 · 1) / 8
 
 
 def test_a_block_that_nobody_trained_has_an_update_of_exactly_zero() -> None:
@@ -113,7 +130,7 @@ def cohorts(
     for n in range(num_sites):
         counts = draw(st.fixed_dictionaries(dict.fromkeys(_all(0), st.integers(0, 10**6))))
         update = rng.choice([1e20, -1e20, 1.0], size=6) if cancelling else rng.normal(size=6)
-        named = {LABS: update[:2].reshape(2, 1), IMAGING: update[2:5], HEAD: update[5:]}
+        named = {LABS: update[:2].reshape(2, 1), IMAGING: update[2:5], SHARED: update[5:]}
         sites.append(
             SiteUpdate(
                 site=f"site-{n}",
@@ -165,7 +182,7 @@ def test_the_mean_is_flowers_where_all_sites_have_everything(sites: list[SiteUpd
 @given(cohorts(), st.sampled_from(COMBINES))
 def test_the_result_lies_between_the_sites_that_trained(sites: list[SiteUpdate], name: str) -> None:
     found = _combined(sites, combine_of(name, 0.2))
-    for block, owner in ((LABS, "labs"), (IMAGING, "imaging"), (HEAD, "patients")):
+    for block, owner in ((LABS, "labs"), (IMAGING, "imaging"), (SHARED, "patients")):
         trained = [s.update.unpack()[block] for s in sites if s.counts[owner]]
         trained = trained or [np.zeros_like(found[block])]
         assert (found[block] >= np.min(trained, axis=0) - 1e-6).all()

@@ -1,5 +1,6 @@
 """The arms: the same patients, splits and seeds for everybody, and tables worked by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +8,24 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from client.data import Cohort
+from client.data import Cohort, concatenate
+from common.metrics.evaluation import statistics_of
 from common.study import Study
-from common.study_file import load_study, override, without_granularity
-from simulations.arms import MEAN, POOLED, ArmResult, concatenate, run_arms
+from common.study_file import override, study_from_toml, without_granularity
+from simulations.arms import MEAN, POOLED, ArmResult, run_arms
 from simulations.arms_report import to_csv, to_markdown
 from simulations.cohort import SiteEffects, write_cohort
-from simulations.logistic import logistic_scores
+from simulations.logistic import logistic_predictions
+from tests.round.tiny import TINY_STUDY
+from tests.unit.builders import MORE_OUTCOMES, study_of
+
+SMALL = study_of()
+SEVERAL = study_of(outcomes=MORE_OUTCOMES)
 
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return override(load_study("demo"), training__rounds=1, model__width=4)
+    return override(study_from_toml(TINY_STUDY), training__rounds=1)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +94,18 @@ def cohort_of(numeric_BF: np.ndarray, labels_B: np.ndarray) -> Cohort:
         "codes_BK": np.zeros((len(numeric_BF), 0), dtype=np.int64),
         "present_B": np.ones(len(numeric_BF), dtype=np.bool_),
     }
+    num_patients = len(labels_B)
+    event = {"known_B": np.ones(num_patients, dtype=np.bool_), "label_B": labels_B}
     return Cohort(
-        arrays={"labs": arrays}, labels_B=labels_B, is_test_B=np.zeros(len(labels_B), np.bool_)
+        arrays={"labs": arrays},
+        outcomes={"event": event},
+        is_test_B=np.zeros(num_patients, np.bool_),
+        pseudonym_B=np.array([f"{labels_B.sum()}-{i}" for i in range(num_patients)]),
     )
+
+
+def anchor_scores(training: Cohort, held_out: Cohort) -> np.ndarray:
+    return logistic_predictions(training, held_out, SMALL)["event"]
 
 
 def test_the_anchor_is_scikit_learns_regression_where_nothing_is_missing() -> None:
@@ -101,7 +117,7 @@ def test_the_anchor_is_scikit_learns_regression_where_nothing_is_missing() -> No
     expected_BC = (
         LogisticRegression(max_iter=5000).fit(scaled_BF, labels_B).predict_proba(scaled_BF)
     )
-    np.testing.assert_allclose(logistic_scores(cohort, cohort, 2), expected_BC, atol=1e-5)
+    np.testing.assert_allclose(anchor_scores(cohort, cohort), expected_BC, atol=1e-5)
 
 
 def test_the_anchor_does_not_see_the_value_at_a_missing_place() -> None:
@@ -109,9 +125,9 @@ def test_the_anchor_does_not_see_the_value_at_a_missing_place() -> None:
     training = cohort_of(random.normal(size=(100, 2)), random.integers(0, 2, 100))
     held_out = cohort_of(random.normal(size=(10, 2)), np.zeros(10, dtype=np.int64))
     held_out.arrays["labs"]["observed_BF"][:, 1] = False
-    before_BC = logistic_scores(training, held_out, 2)
+    before_BC = anchor_scores(training, held_out)
     held_out.arrays["labs"]["numeric_BF"][:, 1] = 1e6
-    np.testing.assert_array_equal(logistic_scores(training, held_out, 2), before_BC)
+    np.testing.assert_array_equal(anchor_scores(training, held_out), before_BC)
 
 
 def test_concatenate_keeps_every_patient_in_order() -> None:
@@ -119,15 +135,19 @@ def test_concatenate_keeps_every_patient_in_order() -> None:
     second = cohort_of(np.array([[3.0]]), np.array([1]))
     both = concatenate([first, second])
     assert both.arrays["labs"]["numeric_BF"][:, 0].tolist() == [1.0, 2.0, 3.0]
-    assert both.labels_B.tolist() == [0, 1, 1]
+    assert both.outcomes["event"]["label_B"].tolist() == [0, 1, 1]
+    assert both.pseudonym_B.tolist() == ["1-0", "1-1", "1-0"]
 
 
-def result(arm: str, seed: int, scope: str, **metrics: float | None) -> ArmResult:
-    names = ("accuracy", "auroc", "auprc", "f1", "calibration_error", "loss")
+def result(
+    arm: str, seed: int, scope: str, outcome: str = "event", **metrics: float | None
+) -> ArmResult:
+    names = ("loss", *statistics_of(SEVERAL)[outcome].columns)
     return ArmResult(
         arm=arm,
         variant="all granularities",
         seed=seed,
+        outcome=outcome,
         scope=scope,
         metrics=dict.fromkeys(names) | metrics,
     )
@@ -136,12 +156,14 @@ def result(arm: str, seed: int, scope: str, **metrics: float | None) -> ArmResul
 def test_the_table_shows_mean_and_sample_deviation_over_seeds() -> None:
     # Accuracies .7 and .8: mean .75, sd = sqrt((.05² + .05²) / 1) = .0707.
     rows = [result("federated", seed, POOLED, accuracy=a) for seed, a in ((0, 0.7), (1, 0.8))]
-    assert "| federated | 0.750 ± 0.071 | – | – | – | – |" in to_markdown(rows, title="x")
+    text = to_markdown(rows, study=SMALL)
+    assert "| arm | AUROC | AUPRC | accuracy | F1 | calibration error |" in text
+    assert "| federated | – | – | 0.750 ± 0.071 | – | – |" in text
 
 
 def test_the_table_says_where_a_metric_is_undefined_for_some_seeds() -> None:
     rows = [result("federated", seed, POOLED, auroc=a) for seed, a in ((0, 0.5), (1, None))]
-    assert "0.500 ± 0.000 (1 of 2)" in to_markdown(rows, title="x")
+    assert "0.500 ± 0.000 (1 of 2)" in to_markdown(rows, study=SMALL)
 
 
 def test_the_report_counts_where_federated_beats_local_by_loss() -> None:
@@ -154,11 +176,91 @@ def test_the_report_counts_where_federated_beats_local_by_loss() -> None:
             ("local only", "bea", 0.4),
         )
     ]
-    assert "in 1 of 2 cases" in to_markdown(rows, title="x")
+    assert "in 1 of 2 cases" in to_markdown(rows, study=SMALL)
 
 
 def test_the_csv_has_a_line_for_each_metric_and_empty_cells_for_undefined_ones() -> None:
     lines = to_csv([result("federated", 0, "ada", accuracy=0.5)]).splitlines()
-    assert lines[0] == "arm,variant,seed,scope,metric,value"
-    assert "federated,all granularities,0,ada,accuracy,0.5" in lines
-    assert "federated,all granularities,0,ada,auroc," in lines
+    assert lines[0] == "arm,variant,seed,outcome,scope,metric,value"
+    assert "federated,all granularities,0,event,ada,accuracy,0.5" in lines
+    assert "federated,all granularities,0,event,ada,auroc," in lines
+
+
+# Several outcomes, and the hospitals' own models.
+
+
+def test_every_outcome_has_tables_with_the_metrics_of_its_kind() -> None:
+    rows = [
+        result("federated", 0, POOLED, outcome="event", auroc=0.7),
+        result("federated", 0, POOLED, outcome="stay", mae=2.5, rmse=3.0, r2=0.1),
+        result("federated", 0, POOLED, outcome="death", c_index=0.8, num_events=12.0),
+    ]
+    text = to_markdown(rows, study=SEVERAL)
+    _, event, stay, death = text.split(": all, pooled")
+    assert "| federated | 0.700 ± 0.000 |" in event
+    assert "| arm | MAE | RMSE | R² |" in stay
+    assert "| federated | 2.500 ± 0.000 | 3.000 ± 0.000 | 0.100 ± 0.000 |" in stay
+    assert "| arm | C-index | events | loss |" in death
+
+
+def test_where_an_order_alone_is_predicted_the_c_index_is_compared() -> None:
+    rows = [
+        result(arm, 0, site, outcome="death", c_index=c)
+        for arm, site, c in (
+            ("federated", "ada", 0.7),
+            ("local only", "ada", 0.6),
+            ("federated", "bea", 0.5),
+            ("local only", "bea", 0.6),
+        )
+    ]
+    text = to_markdown(rows, study=study_of(outcomes={"death": MORE_OUTCOMES["death"]}))
+    assert "a higher C-index than those of the hospital's own model in 1 of 2 cases" in text
+
+
+def test_the_hospitals_own_models_are_an_arm_that_is_compared_as_well() -> None:
+    rows = [
+        result(arm, 0, "ada", loss=loss)
+        for arm, loss in (("federated", 0.7), ("federated, personal", 0.5), ("local only", 0.6))
+    ]
+    text = to_markdown(rows, study=SMALL)
+    assert "federated predictions had a lower loss" in text
+    assert "in 0 of 1 cases" in text
+    assert "federated, personal predictions had a lower loss" in text
+    assert "in 1 of 1 cases" in text
+
+
+def test_the_anchor_learns_each_outcome_from_those_of_whom_it_is_known() -> None:
+    random = np.random.default_rng(0)
+    x_BF = random.normal(size=(200, 3))
+    cohort = cohort_of(x_BF, (x_BF[:, 0] > 0).astype(np.int64))
+    value_B = (10 + 2 * x_BF[:, 1]).astype(np.float32)
+    known_B = np.arange(200) % 2 == 0
+    stay = {"known_B": known_B, "value_B": np.where(known_B, value_B, 0.0).astype(np.float32)}
+    death = {
+        "known_B": known_B,
+        "time_B": np.ones(200, dtype=np.float32),
+        "event_B": known_B,
+    }
+    whole = replace(cohort, outcomes={**cohort.outcomes, "stay": stay, "death": death})
+    found = logistic_predictions(whole, whole, SEVERAL)
+    # Survival is not predicted; the unknown, whose value stands as 0, would have been noticed.
+    assert set(found) == {"event", "stay"}
+    np.testing.assert_allclose(found["stay"][:, 0], value_B, atol=0.1)
+
+
+def test_own_models_are_an_arm_where_the_study_has_them(
+    sites: Path, study: Study, tmp_path: Path
+) -> None:
+    personal = override(study, personal__fine_tune_steps=2)
+    results = run_arms({"all granularities": personal}, sites, tmp_path, seeds=[0], jobs=1)
+    arms = list(dict.fromkeys(r.arm for r in results))
+    assert arms == [
+        "local only",
+        "federated",
+        "federated, personal",
+        "pooled",
+        "logistic regression, pooled",
+    ]
+    pooled = {r.arm: r.metrics for r in results if r.scope == POOLED}
+    assert pooled["federated, personal"]["num_patients"] == pooled["federated"]["num_patients"]
+    assert pooled["federated, personal"]["loss"] != pooled["federated"]["loss"]

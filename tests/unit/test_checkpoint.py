@@ -11,11 +11,17 @@ from safetensors.numpy import load_file
 
 from common.arrays import Arrays
 from common.errors import CheckpointError
-from server.checkpoint import Checkpoint, CheckpointFolder, write_model
+from common.model_file import write_model
+from server.checkpoint import Checkpoint, CheckpointFolder
 from server.optimizer import OptimizerState
 from tests.unit.builders import HASH, arrays
 
-MODEL = Arrays.pack({"head.weight": np.arange(3.0).reshape(1, 3), "head.bias": np.ones(())})
+MODEL = Arrays.pack(
+    {
+        "heads.event.linear.weight": np.arange(3.0).reshape(1, 3),
+        "heads.event.linear.bias": np.ones(()),
+    }
+)
 
 
 def _checkpoint(round_number: int, model: Arrays = MODEL, size: int = 4) -> Checkpoint:
@@ -148,6 +154,6 @@ def test_a_model_is_written_by_the_names_of_its_parameters(tmp_path: Path) -> No
     write_model(tmp_path / "model.safetensors", MODEL)
     named = load_file(tmp_path / "model.safetensors")
     assert {name: value.tolist() for name, value in named.items()} == {
-        "head.weight": [[0.0, 1.0, 2.0]],
-        "head.bias": 1.0,
+        "heads.event.linear.weight": [[0.0, 1.0, 2.0]],
+        "heads.event.linear.bias": 1.0,
     }

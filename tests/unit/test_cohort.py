@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from client.config import load_site_config
@@ -98,7 +99,7 @@ def test_values_lie_in_the_plausible_ranges(tiny_study) -> None:
 
 def test_ordered_classes_rise_with_severity(tiny_study) -> None:
     table = tiny_study.model_dump(mode="json", exclude_none=True)
-    table["outcome"] |= {"kind": "multiclass", "classes": ["mild", "middle", "grave"]}
+    table["outcomes"]["event"] |= {"kind": "multiclass", "classes": ["mild", "middle", "grave"]}
     study = Study.model_validate(table)
     means = [
         simulate_site(study, replace(LARGE, severity_shift=shift), seed=1).risk_BC.mean(axis=0)
@@ -121,12 +122,19 @@ def test_varied_sites_differ_in_size_and_one_of_three_lacks_a_granularity(tiny_s
     assert sites == varied_sites(tiny_study, num_sites=12, seed=1)
 
 
-@pytest.mark.parametrize("name", ["demo", "tiny"])
+def test_of_many_granularities_all_but_the_first_are_lacking_somewhere() -> None:
+    sites = varied_sites(load_study("demo"), num_sites=12, seed=1)
+    in_turn = [(), ("lifestyle",), ("imaging",), ("genomics",), ("vitals",), ("notes",)]
+    assert [s.lacks for s in sites] == in_turn * 2
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-treatment", "demo-fracture", "tiny"])
 def test_written_hospitals_are_read_back_without_errors(tmp_path, tiny_study, name: str) -> None:
-    study = tiny_study if name == "tiny" else load_study("demo")
+    study = tiny_study if name == "tiny" else load_study(name)
+    lacking = list(study.granularities)[-1]
     sites = [
-        SiteEffects(name="a", num_patients=80, measurement_shift=0.5),
-        SiteEffects(name="b", num_patients=90, lacks=(list(study.granularities)[-1],)),
+        SiteEffects(name="a", num_patients=80, measurement_shift=0.5, note_style=1.0),
+        SiteEffects(name="b", num_patients=90, lacks=(lacking,)),
     ]
     folders = write_cohort(study, sites, tmp_path, seed=5)
     assert [folder.name for folder in folders] == ["a", "b"]
@@ -135,18 +143,82 @@ def test_written_hospitals_are_read_back_without_errors(tmp_path, tiny_study, na
         cohort, findings = read_cohort(config, study)
         assert cohort is not None
         assert len(cohort) == effects.num_patients
-        findings = findings + cohort_findings(cohort, config)
+        findings = findings + cohort_findings(cohort, config, study)
         assert not [f.sentence() for f in findings if f.severity == "error"]
-        for lacking in effects.lacks:
-            assert cohort.counts()[lacking] == 0
+        present = simulate_site(study, effects, seed=5).present
+        for granularity in study.granularities:
+            assert cohort.counts()[granularity] == present[granularity].sum()
+        assert cohort.counts()[lacking] == 0 or effects.name == "a"
+
+
+def test_a_hospital_has_no_file_of_a_granularity_that_it_lacks(tmp_path) -> None:
+    study = load_study("demo")
+    everything = SiteEffects(name="a", num_patients=20)
+    write_cohort(study, [everything], tmp_path, seed=5)
+    names = {"genomics.csv", "imaging.csv", "notes.csv", "vitals.csv"}
+    assert names <= {path.name for path in (tmp_path / "a").iterdir()}
+    # Also where an earlier cohort has left one.
+    lacks = ("genomics", "imaging", "notes", "vitals")
+    write_cohort(study, [replace(everything, lacks=lacks)], tmp_path, seed=5)
+    assert not names & {path.name for path in (tmp_path / "a").iterdir()}
+
+
+def test_equal_cohorts_are_written_as_equal_bytes(tmp_path) -> None:
+    study = load_study("demo")
+    contents = []
+    for run in ("one", "two"):
+        write_cohort(study, [SiteEffects(name="a", num_patients=20)], tmp_path / run, seed=5)
+        files = sorted(path for path in (tmp_path / run).rglob("*") if path.is_file())
+        contents.append({path.relative_to(tmp_path / run): path.read_bytes() for path in files})
+    assert len(contents[0]) > 20
+    assert contents[0] == contents[1]
+
+
+def test_a_granularity_that_joins_a_study_leaves_the_others_chance_as_it_is(tiny_study) -> None:
+    # Chance is drawn by name: whether lifestyle is written changes nothing of the labs.
+    effects = SiteEffects(name="a", num_patients=50)
+    whole = simulate_site(tiny_study, effects, seed=3).patients
+    part = simulate_site(tiny_study, replace(effects, lacks=("lifestyle",)), seed=3).patients
+    assert part.equals(whole[part.columns])
 
 
 def test_the_truth_of_a_cohort_tells_of_hospitals_and_of_no_patient(tmp_path, tiny_study) -> None:
     sites = [SiteEffects(name="a", num_patients=80, severity_shift=0.25, lacks=("labs",))]
     write_cohort(tiny_study, sites, tmp_path, seed=5)
     truth = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
-    assert set(truth) == {"a"}
-    assert (truth["a"]["num_patients"], truth["a"]["severity_shift"]) == (80, 0.25)
-    assert truth["a"]["lacks"] == ["labs"]
-    assert sum(truth["a"]["mean_risk"]) == pytest.approx(1.0)
-    assert all(not isinstance(v, list) or len(v) <= 2 for v in truth["a"].values())
+    assert set(truth["hospitals"]) == {"a"}
+    hospital = truth["hospitals"]["a"]
+    assert (hospital["num_patients"], hospital["severity_shift"]) == (80, 0.25)
+    assert hospital["lacks"] == ["labs"]
+    assert sum(hospital["mean_risk"]) == pytest.approx(1.0)
+    assert all(not isinstance(v, list) or len(v) <= 2 for v in hospital.values())
+    best = truth["best_scores"]["outcomes"]["event"]
+    assert set(best) == {"labs", "lifestyle", "labs+lifestyle"}
+    assert best["labs+lifestyle"]["metric"] == "auroc"
+    assert truth["best_scores"]["num_draws"] == 20_000
+
+
+def test_no_truth_of_a_patient_is_written_into_a_hospital(tmp_path) -> None:
+    study = load_study("demo-treatment")
+    (folder,) = write_cohort(study, [SiteEffects(name="a", num_patients=40)], tmp_path, seed=5)
+    columns = set(pd.read_csv(folder / "patients.csv").columns)
+    features = {c for g in study.granularities.values() for c in g.columns}
+    assert columns == {"patient_id", "effect_target", "treatment", "response"} | features
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"patients.csv", "expression.csv", "site.toml"}
+
+
+def test_best_predictions_use_what_each_patient_has(tiny_study) -> None:
+    effects = replace(LARGE, granularity_missing=0.5)
+    site = simulate_site(tiny_study, effects, seed=1)
+    best_BC = site.best_predictions("event")
+    has_none_B = ~(site.present["labs"] | site.present["lifestyle"])
+    assert 800 < has_none_B.sum() < 1200
+    # Who has nothing gets the prevalence; every other group is calibrated too.
+    assert np.ptp(best_BC[has_none_B, 1]) == 0
+    for group_B in (has_none_B, site.present["labs"], ~has_none_B & (best_BC[:, 1] > 0.7)):
+        surplus = site.risk_BC[group_B, 1] - best_BC[group_B, 1]
+        assert abs(surplus.mean()) < 4 * surplus.std() / group_B.sum() ** 0.5
+    unseen_BC = site.best_predictions("event", ["labs"])
+    assert not np.allclose(unseen_BC, best_BC)
+    assert np.ptp(unseen_BC[~site.present["labs"], 1]) == 0

@@ -1,6 +1,8 @@
 """A site's patients: who is one, who is held out, and every problem of a folder in one pass."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.config import load_site_config
-from client.data import Cohort, cohort_findings, read_cohort, usable_cohort
+from client.data import Cohort, cohort_findings, pseudonym, read_cohort, usable_cohort
 from client.findings import Finding
 from common.errors import DataError
 from common.study import Study
 from common.study_file import override
+from tests.unit.builders import MORE_OUTCOMES
 
 
 def read(folder: Path, study: Study) -> tuple[Cohort | None, list[Finding]]:
     """The patients of a folder, and all that a person is told of it."""
     config = load_site_config(folder)
     cohort, findings = read_cohort(config, study)
-    return cohort, findings + ([] if cohort is None else cohort_findings(cohort, config))
+    return cohort, findings + ([] if cohort is None else cohort_findings(cohort, config, study))
 
 
 def errors_of(findings: list[Finding]) -> dict[str, str]:
@@ -37,7 +40,7 @@ def test_a_clean_folder_has_no_findings(new_site, tiny_study) -> None:
     assert findings == []
     assert cohort is not None
     assert (len(cohort), len(cohort.train), len(cohort.test)) == (60, 45, 15)
-    assert cohort.train.counts() == {"patients": 45, "labs": 45, "lifestyle": 45}
+    assert cohort.train.counts() == {"patients": 45, "labs": 45, "lifestyle": 45, "event": 45}
 
 
 def test_every_problem_is_found_in_one_pass_with_file_column_and_count(
@@ -172,11 +175,12 @@ def test_the_order_of_columns_does_not_matter(new_site, patients, tiny_study) ->
 def assert_same_patients(one: Cohort | None, other: Cohort | None) -> None:
     assert one is not None
     assert other is not None
-    assert one.labels_B.tobytes() == other.labels_B.tobytes()
     assert one.is_test_B.tobytes() == other.is_test_B.tobytes()
-    for name, arrays in one.arrays.items():
-        for key, value in arrays.items():
-            assert value.tobytes() == other.arrays[name][key].tobytes()
+    assert one.pseudonym_B.tolist() == other.pseudonym_B.tolist()
+    for ours, theirs in ((one.arrays, other.arrays), (one.outcomes, other.outcomes)):
+        for name, arrays in ours.items():
+            for key, value in arrays.items():
+                assert value.tobytes() == theirs[name][key].tobytes()
 
 
 def test_an_unusable_folder_is_one_error_with_all_its_sentences(
@@ -187,6 +191,95 @@ def test_an_unusable_folder_is_one_error_with_all_its_sentences(
     with pytest.raises(DataError) as caught:
         usable_cohort(*read_cohort(config, tiny_study))
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_faulty_id_hides_no_fault_of_another_file(new_site, patients, tiny_study) -> None:
+    table = patients().astype("object")
+    table.loc[1, "patient_id"] = table.loc[0, "patient_id"]
+    table.loc[3, "patient_id"] = None
+    folder = new_site(table)
+    labs = patients()[["patient_id", "age_years"]].astype("object")
+    labs.loc[5, "age_years"] = "old"
+    labs.to_csv(folder / "labs.csv", index=False)
+    cohort, findings = read(folder, tiny_study)
+    assert cohort is None
+    assert [(f.where, f.found) for f in findings if f.severity == "error"] == [
+        ("patients.csv, column patient_id", "1 empty"),
+        ("patients.csv, column patient_id", "1 rows that repeat an id"),
+        ("labs.csv, column age_years", "1 cells of text"),
+    ]
+
+
+# Several outcomes.
+
+
+def several(study: Study) -> Study:
+    table = study.model_dump(mode="json", exclude_none=True)
+    return Study.model_validate(table | {"outcomes": {**table["outcomes"], **MORE_OUTCOMES}})
+
+
+def with_more(table: pd.DataFrame) -> pd.DataFrame:
+    number = np.arange(len(table))
+    more = {"stay_days": number % 20, "followed_days": number * 7, "died": number % 2}
+    return table.assign(**more).astype("object")
+
+
+def test_each_outcome_is_known_of_its_own_patients(new_site, patients, tiny_study) -> None:
+    table = with_more(patients())
+    table.loc[range(8), "event"] = None
+    table.loc[range(4, 12), "stay_days"] = None
+    # The time without its event is as unknown as nothing at all.
+    table.loc[range(6), "died"] = None
+    cohort, _ = read(new_site(table), several(tiny_study))
+    assert cohort is not None
+    # Rows 4 and 5 have no outcome at all.
+    assert len(cohort) == 58
+    assert cohort.counts() == {
+        "patients": 58,
+        "labs": 58,
+        "lifestyle": 58,
+        "event": 52,
+        "stay": 52,
+        "death": 54,
+    }
+    known = {name: arrays["known_B"] for name, arrays in cohort.outcomes.items()}
+    assert known["event"][:6].tolist() == [False] * 6
+    assert cohort.outcomes["event"]["label_B"][~known["event"]].tolist() == [-1] * 6
+    assert cohort.outcomes["stay"]["value_B"][~known["stay"]].tolist() == [0.0] * 6
+    assert cohort.outcomes["death"]["time_B"][~known["death"]].tolist() == [0.0] * 4
+
+
+def test_one_class_is_told_of_the_outcome_that_has_it_and_of_the_known_patients_alone(
+    new_site, patients, tiny_study
+) -> None:
+    table = with_more(patients())
+    table["event"] = 1
+    table.loc[:5, "event"] = None
+    _, findings = read(new_site(table), several(tiny_study))
+    told = [w for w in warnings_of(findings) if "two classes" in w]
+    assert ["of event" in w for w in told] == [True, True]
+
+
+# Who they are.
+
+
+def test_ids_become_pseudonyms_that_are_equal_where_the_ids_are(
+    new_site, patients, tiny_study
+) -> None:
+    cohort, _ = read(new_site(), tiny_study)
+    assert cohort is not None
+    ids = patients()["patient_id"]
+    assert cohort.pseudonym_B.tolist() == [pseudonym(i) for i in ids]
+    assert len(set(cohort.pseudonym_B)) == 60
+    assert not any(i in p for i in ids for p in cohort.pseudonym_B)
+    assert cohort.test.pseudonym_B.tolist() == [pseudonym(i) for i in ids[3::4]]
+
+
+def test_pseudonyms_of_another_process_are_others() -> None:
+    code = "from client.data import pseudonym; print(pseudonym('p0001'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout.strip()) == len(pseudonym("p0001"))
+    assert done.stdout.strip() != pseudonym("p0001")
 
 
 # Who is held out.

@@ -12,18 +12,21 @@ from client.egress import Declared, release, released_counts
 from client.policy import Policy
 from common.arrays import Arrays, Block
 from common.errors import Refusal, RefusalCode
-from common.metrics import EvaluationSums, sums_of
+from common.metrics.classification import ClassStatistics
+from common.metrics.evaluation import statistics_of, to_flat
 from common.normalisation import moments_manifest
+from common.study import Study
 from common.study_file import override
 from common.wire import Reply, TaskKind
+from tests.unit.builders import study_of
 
 POLICY = Policy(allow_without_privacy=True, smallest_group=10, max_update_norm=100.0)
 UPDATE = (
     Block(name="encoders.labs.hidden.weight", shape=(2, 2)),
     Block(name="encoders.lifestyle.hidden.weight", shape=(3,)),
-    Block(name="head.bias", shape=(1,)),
+    Block(name="heads.event.linear.bias", shape=(1,)),
 )
-ENOUGH = {"patients": 45, "labs": 45, "lifestyle": 45}
+ENOUGH = {"patients": 45, "labs": 45, "lifestyle": 45, "event": 45}
 
 
 @pytest.fixture
@@ -31,10 +34,15 @@ def declared(tiny_study) -> Declared:
     return Declared.of(tiny_study, update=UPDATE, moments=moments_manifest(tiny_study))
 
 
-def sums(num_patients: int) -> dict[str, tuple[float, ...]]:
+def sums(num_patients: int, outcome: str = "event") -> dict[str, tuple[float, ...]]:
     scores_B = np.linspace(0, 1, num_patients)
     scores_BC = np.stack([1 - scores_B, scores_B], axis=1)
-    return sums_of(scores_BC, np.arange(num_patients) % 2, score_bins=10).to_flat()
+    labels = {
+        "known_B": np.ones(num_patients, dtype=np.bool_),
+        "label_B": np.arange(num_patients) % 2,
+    }
+    statistics = ClassStatistics(num_classes=2, score_bins=10)
+    return to_flat({outcome: statistics.sums_of(scores_BC, labels)})
 
 
 def reply(kind: TaskKind = TaskKind.TRAIN, **fields: object) -> Reply:
@@ -95,12 +103,16 @@ def arrays(manifest: tuple[Block, ...], dtype: type = np.float32) -> Arrays:
         reply(counts=ENOUGH | {"women": 20}),
         reply(counts=ENOUGH | {"labs": -1}),
         reply(metrics=sums(15) | {"mean_age": (54.0,)}),
-        reply(metrics=sums(15) | {"loss_sum": (1.0, 54.0)}),
-        reply(metrics=sums(15) | {"loss_sum": ()}),
-        reply(metrics=sums(15) | {"loss_sum": (float("nan"),)}),
+        reply(metrics=sums(15) | {"event.loss_sum": (1.0, 54.0)}),
+        reply(metrics=sums(15) | {"event.loss_sum": ()}),
+        reply(metrics=sums(15) | {"event.loss_sum": (float("nan"),)}),
+        reply(metrics=sums(15) | {"loss_sum": (1.0,)}),
+        reply(metrics=sums(15, "death")),
+        reply(metrics=sums(15, "personal.event")),
+        reply(metrics=sums(15) | {"event.mean_age": (54.0,)}),
         reply(metrics=sums(15) | {"seconds_training": (1.0, 2.0)}),
     ],
-    ids=range(16),
+    ids=range(20),
 )
 def test_nothing_that_is_not_declared_leaves(declared, out: Reply) -> None:
     assert code_of(out, declared) == RefusalCode.EGRESS_BLOCKED
@@ -163,12 +175,23 @@ def test_a_small_count_leaves_as_zero_and_the_update_of_its_encoder_as_zeros(
 
 
 def test_where_all_patients_are_few_the_shared_blocks_are_zeros_too(declared) -> None:
-    out = reply(counts={"patients": 9, "labs": 9, "lifestyle": 0})
+    out = reply(counts={"patients": 9, "labs": 9, "lifestyle": 0, "event": 9})
     left = release(out, POLICY, declared)
-    assert left.counts == {"patients": 0, "labs": 0, "lifestyle": 0}
+    assert left.counts == {"patients": 0, "labs": 0, "lifestyle": 0, "event": 0}
     assert left.arrays is not None
-    assert left.arrays.unpack()["head.bias"].tolist() == [0.0]
+    assert left.arrays.unpack()["heads.event.linear.bias"].tolist() == [0.0]
     assert left.arrays.unpack()["encoders.labs.hidden.weight"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("count", "leaves"), [(0, 0), (1, 0), (9, 0), (10, 10), (36, 45)])
+def test_the_head_of_an_outcome_that_is_known_of_few_leaves_as_zeros(
+    declared, count: int, leaves: int
+) -> None:
+    left = release(reply(counts=ENOUGH | {"event": count}), POLICY, declared)
+    assert left.counts == ENOUGH | {"event": leaves}
+    assert left.arrays is not None
+    # The last of 1…8 is the head's.
+    assert left.arrays.flat.tolist() == [1, 2, 3, 4, 5, 6, 7, 0 if 0 < count < 10 else 8]
 
 
 def test_the_moments_of_a_feature_that_few_patients_have_leave_as_zeros(
@@ -198,15 +221,63 @@ def test_statistics_over_a_few_held_out_patients_do_not_leave(
 
 
 def test_statistics_without_their_number_of_patients_do_not_leave(declared) -> None:
-    out = reply(TaskKind.EVALUATE, metrics={"loss_sum": (12.0,)})
+    out = reply(TaskKind.EVALUATE, metrics={"event.loss_sum": (12.0,)})
     assert release(out, POLICY, declared).metrics == {}
+    policy = Policy(allow_without_privacy=True, metrics=("loss_sum", "confusion"))
+    assert release(reply(TaskKind.EVALUATE), policy, declared).metrics == {}
 
 
 def test_only_the_statistics_on_the_list_of_the_policy_leave(declared) -> None:
     policy = Policy(allow_without_privacy=True, metrics=("loss_sum", "num_patients"))
     metrics = sums(15) | {"seconds_evaluation": (0.1,)}
     left = release(reply(TaskKind.EVALUATE, metrics=metrics), policy, declared)
-    assert set(left.metrics) == {"loss_sum", "num_patients"}
+    assert set(left.metrics) == {"event.loss_sum", "event.num_patients"}
+
+
+# The same of two outcomes, and of the site's own model.
+
+TWO = {
+    "event": {"column": "event", "kind": "binary", "classes": ["no", "yes"]},
+    "death": {"column": "death", "kind": "binary", "classes": ["no", "yes"]},
+}
+
+
+@pytest.fixture
+def two_outcomes() -> Declared:
+    study = study_of(outcomes=TWO, personal={"fine_tune_steps": 1})
+    return Declared.of(override(study, evaluation__score_bins=10), update=UPDATE, moments=())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "leave"),
+    [
+        (("*",), ["event.confusion", "death.confusion", "personal.event.confusion"]),
+        (
+            ("num_patients", "confusion"),
+            ["event.confusion", "death.confusion", "personal.event.confusion"],
+        ),
+        (("num_patients", "event.confusion"), ["event.confusion"]),
+        (("event.num_patients", "confusion"), ["event.confusion"]),
+        (("num_patients", "personal.event.confusion"), ["personal.event.confusion"]),
+        (("num_patients", "birth.confusion"), []),
+    ],
+)
+def test_a_statistic_is_allowed_by_its_plain_name_of_every_outcome_or_of_one(
+    two_outcomes: Declared, metrics: tuple[str, ...], leave: list[str]
+) -> None:
+    policy = Policy(allow_without_privacy=True, metrics=metrics)
+    worked = sums(15) | sums(15, "death") | sums(15, "personal.event")
+    left = release(reply(TaskKind.EVALUATE, metrics=worked), policy, two_outcomes).metrics
+    assert sorted(name for name in left if name.endswith("confusion")) == sorted(leave)
+    assert all(left[name] == worked[name] for name in left)
+
+
+def test_an_outcome_known_of_few_held_out_patients_is_withheld_and_the_others_are_not(
+    two_outcomes: Declared,
+) -> None:
+    worked = sums(15) | sums(9, "death") | sums(15, "personal.event")
+    left = release(reply(TaskKind.EVALUATE, metrics=worked), POLICY, two_outcomes).metrics
+    assert left == sums(15) | sums(15, "personal.event")
 
 
 def test_an_allow_list_cannot_widen_what_is_declared(declared) -> None:
@@ -261,8 +332,11 @@ def test_what_leaves_shares_no_memory_that_the_site_could_change_later(declared)
     assert not left.flat.flags.writeable
 
 
-def test_the_declaration_knows_every_statistic_of_an_evaluation(declared) -> None:
-    zero = EvaluationSums.zero(2, 10).to_flat()
+def test_the_declaration_knows_every_statistic_of_an_evaluation(
+    declared, tiny_study: Study
+) -> None:
+    nobody = {name: s.zero() for name, s in statistics_of(tiny_study).items()}
+    zero = to_flat(nobody)
     assert {name: len(values) for name, values in zero.items()}.items() <= declared.metrics.items()
     assert set(declared.metrics) - set(zero) == {"seconds_training", "seconds_evaluation"}
 

@@ -1,4 +1,4 @@
-"""The importer of UCI Heart Disease, on the real files of shared/data."""
+"""The importer of UCI Heart Disease, on the real files where they are."""
 
 import csv
 import hashlib
@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from common.errors import DataError
+from common.study_file import load_study
 from simulations.datasets.heart_disease import (
     SHA256_WITH_LF_ENDINGS,
     fetch_sources,
@@ -332,11 +333,12 @@ def test_a_download_that_fails_says_how_to_go_on(tmp_path: Path) -> None:
         fetch_sources(tmp_path / "fetched", base_url=(tmp_path / "nowhere").as_uri())
 
 
-@pytest.mark.parametrize("name", ["heart-disease", "heart-disease-flamby"])
+@pytest.mark.parametrize("name", ["heart-disease", "heart-disease-5class", "heart-disease-flamby"])
 def test_every_value_is_one_the_study_knows(name: str, everyone: dict[str, pd.DataFrame]) -> None:
     patients = pd.concat(everyone.values())
     study = tomllib.loads((REPOSITORY / "common" / "studies" / f"{name}.toml").read_text())
-    assert set(patients[study["outcome"]["column"]]) == set(study["outcome"]["classes"])
+    (outcome,) = study["outcomes"].values()
+    assert set(patients[outcome["column"]]) == set(outcome["classes"])
     for granularity in study["granularities"].values():
         for column, feature in granularity["features"].items():
             values = patients.loc[patients[column] != "", column]
@@ -356,6 +358,13 @@ def test_the_studies_have_the_documented_features() -> None:
     assert list(ours["lifestyle"]["features"]) == LIFESTYLE
     assert list(theirs) == ["labs"]
     assert list(theirs["labs"]["features"]) == LABS[:10]
+
+
+def test_the_study_of_five_classes_differs_in_the_outcome_alone() -> None:
+    studies = [load_study(name) for name in ("heart-disease", "heart-disease-5class")]
+    tables = [study.model_dump(exclude={"study", "outcomes"}) for study in studies]
+    assert tables[0] == tables[1]
+    assert studies[1].primary.classes == ("0", "1", "2", "3", "4")
 
 
 def _read_back(folders: list[Path]) -> dict[str, pd.DataFrame]:

@@ -11,15 +11,19 @@ from flwr.app import Error, Message, RecordDict
 from common import wire
 from common.arrays import Arrays, Block, Manifest, size_of
 from common.errors import RefusalCode
+from common.metrics.evaluation import PERSONAL, to_flat
 from common.normalisation import moments_manifest
 from common.wire import Reply, Task, TaskKind
 from server.inbox import Expected, open_reply
-from tests.unit.builders import HASH, evaluation, instruction, study_of
+from tests.unit.builders import HASH, MORE_OUTCOMES, evaluation, instruction, study_of
 
 STUDY = study_of(strategy={"max_patients_per_site": 1000})
-UPDATE: Manifest = (Block(name="head.weight", shape=(1, 4)), Block(name="head.bias", shape=(1,)))
-COUNTS = {"patients": 90, "labs": 90, "vitals": 10, "lifestyle": 0}
-METRICS = evaluation(30, STUDY).to_flat() | {
+UPDATE: Manifest = (
+    Block(name="heads.event.linear.weight", shape=(1, 4)),
+    Block(name="heads.event.linear.bias", shape=(1,)),
+)
+COUNTS = {"patients": 90, "labs": 90, "vitals": 10, "lifestyle": 0, "event": 80}
+METRICS = to_flat(evaluation(30, STUDY)) | {
     "seconds_training": (1.5,),
     "seconds_evaluation": (0.5,),
 }
@@ -95,7 +99,17 @@ def test_an_honest_reply_passes(kind: TaskKind) -> None:
     assert _open(_honest(kind), kind) == (_honest(kind), "")
 
 
-@pytest.mark.parametrize("kept", [[], ["num_patients"], ["seconds_training", "confusion"]])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        [],
+        ["seconds_training"],
+        ["event.num_patients"],
+        ["event.num_patients", "event.confusion"],
+        [name for name in METRICS if name != "event.loss_sum"],
+    ],
+    ids=len,
+)
 def test_a_policy_may_withhold_statistics(kept: list[str]) -> None:
     reply = replace(_honest(TaskKind.TRAIN), metrics={name: METRICS[name] for name in kept})
     assert _open(reply) == (reply, "")
@@ -140,20 +154,33 @@ BAD_UPDATES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
     "arrays in float64": (_with(arrays=_arrays(UPDATE, np.float64)), "arrays of another type"),
     "NaN": (_with(arrays=_not_finite(float("nan"))), "arrays that are not finite"),
     "infinity": (_with(arrays=_not_finite(float("-inf"))), "arrays that are not finite"),
-    "no counts": (_with(counts={}), "counts of other granularities"),
-    "a count too many": (_with_count("imaging", 3), "counts of other granularities"),
+    "no counts": (_with(counts={}), "counts of other granularities or outcomes"),
+    "a count too many": (_with_count("imaging", 3), "counts of other granularities or outcomes"),
     "no patients": (_with_count("patients", 0), "an absurd number of patients"),
     "fewer than none": (_with_count("patients", -5), "an absurd number of patients"),
     "too many patients": (_with_count("patients", 1001), "an absurd number of patients"),
     "a negative count": (_with_count("labs", -1), "an absurd number of patients"),
     "more than all": (_with_count("labs", 91), "an absurd number of patients"),
+    "more known than there are": (_with_count("event", 91), "an absurd number of patients"),
     "counts that have changed": (_with_count("vitals", 11), "other counts than it enrolled with"),
     "a statistic that is not declared": (
         _with_metric("patient_17", 1.0),
         "statistics that are not declared",
     ),
+    "a statistic without an outcome": (
+        _with_metric("loss_sum", 1.0),
+        "statistics that are not declared",
+    ),
+    "a statistic of another outcome": (
+        _with_metric("death.loss_sum", 1.0),
+        "statistics that are not declared",
+    ),
+    "a personal model that the study has not": (
+        _with_metric("personal.event.loss_sum", 1.0),
+        "statistics that are not declared",
+    ),
     "a statistic of another size": (
-        _with_metric("confusion", 1.0, 2.0),
+        _with_metric("event.confusion", 1.0, 2.0),
         "statistics that are not declared",
     ),
     "seconds that are missing": (
@@ -161,15 +188,15 @@ BAD_UPDATES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
         "statistics that are not declared",
     ),
     "a statistic that is NaN": (
-        _with_metric("loss_sum", float("nan")),
+        _with_metric("event.loss_sum", float("nan")),
         "statistics that are negative or not finite",
     ),
     "a statistic that is infinite": (
-        _with_metric("loss_sum", float("inf")),
+        _with_metric("event.loss_sum", float("inf")),
         "statistics that are negative or not finite",
     ),
     "a statistic that is negative": (
-        _with_metric("brier_sum", -1.0),
+        _with_metric("event.brier_sum", -1.0),
         "statistics that are negative or not finite",
     ),
     "seconds beyond all time": (
@@ -177,7 +204,11 @@ BAD_UPDATES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
         "statistics that are negative or not finite",
     ),
     "statistics of other patients": (
-        _with_metric("num_patients", 31.0),
+        _with_metric("event.num_patients", 31.0),
+        "statistics that disagree with one another",
+    ),
+    "statistics without their number of patients": (
+        _with(metrics={"event.confusion": METRICS["event.confusion"]}),
         "statistics that disagree with one another",
     ),
 }
@@ -189,12 +220,38 @@ def test_a_bad_update_is_dropped_with_its_reason(bad: tuple[Callable[[Reply], Re
     assert _open(spoil(_honest(TaskKind.TRAIN))) == (None, f"rejected: {reason}")
 
 
+SEVERAL = study_of(outcomes=MORE_OUTCOMES, personal={"fine_tune_steps": 1})
+
+
+def _open_evaluation_of_several(metrics: dict[str, tuple[float, ...]]) -> str:
+    expected = replace(_expected(TaskKind.EVALUATE), study=SEVERAL)
+    reply = replace(_honest(TaskKind.EVALUATE), metrics=metrics)
+    records = wire.reply_to_records(reply)
+    return open_reply(Message(records, reply_to=instruction(1, "evaluate")), expected)[1]
+
+
+def test_statistics_of_several_outcomes_and_of_personal_models_pass() -> None:
+    ours, own = evaluation(30, SEVERAL, seed=1), evaluation(20, SEVERAL, seed=2)
+    assert _open_evaluation_of_several(to_flat(ours) | to_flat(own, model=PERSONAL)) == ""
+
+
+@pytest.mark.parametrize("model", ["", PERSONAL])
+@pytest.mark.parametrize(
+    "name", ["event.num_patients", "stay.squared_error_sum", "death.num_patients"]
+)
+def test_each_outcome_and_model_is_checked_for_itself(name: str, model: str) -> None:
+    metrics = to_flat(evaluation(30, SEVERAL)) | to_flat(evaluation(30, SEVERAL), model=PERSONAL)
+    spoilt = f"{model}.{name}".lstrip(".")
+    reason = _open_evaluation_of_several(metrics | {spoilt: (metrics[spoilt][0] + 31,)})
+    assert reason == "rejected: statistics that disagree with one another"
+
+
 BAD_EVALUATIONS: dict[str, tuple[Callable[[Reply], Reply], str]] = {
     "arrays": (_with(arrays=_arrays(UPDATE)), "arrays of another shape"),
     "counts": (_with(counts=COUNTS), "counts in an evaluation"),
     "another site": (_with(site="south"), "answers for another site"),
     "an infinite statistic": (
-        _with_metric("loss_sum", float("inf")),
+        _with_metric("event.loss_sum", float("inf")),
         "statistics that are negative or not finite",
     ),
 }

@@ -21,16 +21,22 @@ METRICS = {
 
 
 def _results() -> dict[str, Any]:
-    entry = {"pooled": METRICS, "sites": {"north": METRICS, "south": None}, "oracle": None}
+    entry = {
+        "pooled": {"event": METRICS},
+        "sites": {"north": {"event": METRICS}, "south": None},
+        "personal": None,
+        "oracle": None,
+    }
     return copy.deepcopy(
         {
-            "schema": 1,
+            "schema": 2,
             "run_id": "abc",
             "status": "finished",
             "study": "small",
             "study_hash": "0123456789abcdef" * 4,
             "seed": 7,
             "strategy": "fedadam",
+            "outcomes": {"event": "binary"},
             "engine": "in-process",
             "release": "0.1.0",
             "code": "c0de",
@@ -38,6 +44,7 @@ def _results() -> dict[str, Any]:
             "ended_at": "2026-03-01T12:05:00+00:00",
             "num_rounds": 1,
             "resumed_at_rounds": [],
+            "transferred": [],
             "sites": {
                 "north": {"training_patients": {"patients": 90}},
                 "south": {"training_patients": {"patients": 60}},
@@ -71,11 +78,11 @@ def test_a_resumed_run_says_where() -> None:
 
 def test_the_last_round_has_a_row_for_every_site_and_one_for_all() -> None:
     lines = report_of(_results()).splitlines()
-    assert "## After round 1: held-out patients of every site" in lines
-    assert "| north | 30 | 0.812 | 0.750 | 0.700 | – | 0.050 |" in lines
+    assert "## After round 1: event, held-out patients" in lines
+    assert "| north | 30 | 0.750 | 0.700 | 0.812 | – | 0.050 |" in lines
     assert "| south | not sent | – | – | – | – | – |" in lines
-    assert "| **all, pooled** | 30 | 0.812 | 0.750 | 0.700 | – | 0.050 |" in lines
-    assert "Pooled AUROC from score histograms, exact to ±0.0012." in lines
+    assert "| **all, pooled** | 30 | 0.750 | 0.700 | 0.812 | – | 0.050 |" in lines
+    assert "Pooled AUROC from histograms, exact to ±0.0012." in lines
 
 
 def test_the_training_patients_are_told_by_site_and_granularity() -> None:
@@ -103,15 +110,64 @@ def test_a_long_run_is_told_by_some_of_its_rounds_and_always_the_last() -> None:
     assert told == [*range(0, 100, 6), 100]
 
 
+def _with_more_outcomes() -> dict[str, Any]:
+    """The same with a length of stay, which south sends, and a survival, which nobody sends."""
+    results = _results()
+    results["outcomes"] |= {"stay": "regression", "death": "survival"}
+    stay = {"num_patients": 12.0, "mae": 2.5, "rmse": 12345.6, "r2": 0.25, "loss": 0.1}
+    death = dict.fromkeys(("num_events", "c_index", "loss", "c_index_error_bound"))
+    for entry in results["rounds"]:
+        entry["pooled"] |= {"stay": stay, "death": death | {"num_patients": 0.0}}
+        entry["sites"]["south"] = {"stay": stay}
+    return results
+
+
+def test_every_outcome_has_a_table_with_the_metrics_of_its_kind() -> None:
+    report = report_of(_with_more_outcomes())
+    event, stay, death = (
+        report.split(f"## After round 1: {name}, held-out patients")[1].split("##")[0].splitlines()
+        for name in ("event", "stay", "death")
+    )
+    assert "| south | not sent | – | – | – | – | – |" in event
+    assert "| site | held out | MAE | RMSE | R² |" in stay
+    assert "| north | not sent | – | – | – |" in stay
+    assert "| south | 12 | 2.500 | 12,346 | 0.250 |" in stay
+    assert "| site | held out | C-index | events | loss |" in death
+    assert "| **all, pooled** | not sent | – | – | – |" in death
+
+
+def test_the_bound_of_a_binned_c_index_is_told() -> None:
+    results = _with_more_outcomes()
+    results["rounds"][-1]["pooled"]["death"] |= {"num_patients": 9.0, "c_index_error_bound": 0.02}
+    assert "Pooled C-index from histograms, exact to ±0.0200." in report_of(results)
+
+
+def test_the_course_is_that_of_the_first_outcome() -> None:
+    assert "## Round by round: event, pooled" in report_of(_with_more_outcomes()).splitlines()
+
+
+def test_the_hospitals_own_models_have_tables_of_their_own() -> None:
+    assert "own model" not in report_of(_results())
+    results = _results()
+    own = {"event": METRICS | {"auroc": 0.875}}
+    results["rounds"][-1]["personal"] = {"pooled": own, "sites": {"north": own, "south": None}}
+    lines = report_of(results).splitlines()
+    assert "## event, each hospital's own model, held-out patients" in lines
+    assert "| north | 30 | 0.875 | 0.700 | 0.812 | – | 0.050 |" in lines
+    assert "| **all, pooled** | 30 | 0.875 | 0.700 | 0.812 | – | 0.050 |" in lines
+
+
 def test_a_site_that_was_absent_in_the_last_round_has_a_row() -> None:
     results = _results()
     del results["rounds"][-1]["sites"]["south"]
     assert "| south | not sent |" in report_of(results)
 
 
-def test_tables_have_as_many_cells_in_every_row() -> None:
+@pytest.mark.parametrize("more", [False, True], ids=["one outcome", "several"])
+def test_tables_have_as_many_cells_in_every_row(more: bool) -> None:
     table: list[int] = []
-    for line in [*report_of(_results()).splitlines(), ""]:
+    results = _with_more_outcomes() if more else _results()
+    for line in [*report_of(results).splitlines(), ""]:
         if line.startswith("|"):
             table.append(line.count("|"))
         else:
@@ -121,22 +177,23 @@ def test_tables_have_as_many_cells_in_every_row() -> None:
 
 def test_an_undefined_auroc_has_no_bound() -> None:
     results = _results()
-    results["rounds"][-1]["pooled"] |= {"auroc": None, "auroc_error_bound": None}
+    results["rounds"][-1]["pooled"]["event"] |= {"auroc": None, "auroc_error_bound": None}
     assert "exact to" not in report_of(results)
 
 
 def test_the_oracle_is_told_where_there_is_one() -> None:
     assert "Oracle" not in report_of(_results())
     results = _results()
-    results["rounds"][-1]["oracle"] = {"accuracy": 0.8, "auroc": 0.7512}
+    results["rounds"][-1]["oracle"] = {"event": {"accuracy": 0.8, "auroc": 0.7512}}
     line = next(line for line in report_of(results).splitlines() if line.startswith("Oracle"))
-    assert "accuracy 0.800, AUROC 0.751, AUPRC –, F1 –" in line
+    assert "AUROC 0.751, AUPRC –, accuracy 0.800, F1 –" in line
 
 
 def test_the_course_of_the_rounds_counts_sites_that_sent_statistics() -> None:
     lines = report_of(_results()).splitlines()
-    assert "| 0 | 1 | 0.500 | 0.812 | 0.750 |" in lines
-    assert "| 1 | 1 | 0.500 | 0.812 | 0.750 |" in lines
+    assert "| round | sites | loss | AUROC | AUPRC | accuracy |" in lines
+    assert "| 0 | 1 | 0.500 | 0.750 | 0.700 | 0.812 |" in lines
+    assert "| 1 | 1 | 0.500 | 0.750 | 0.700 | 0.812 |" in lines
 
 
 def test_one_round_has_no_course() -> None:

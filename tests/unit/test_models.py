@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from common.arrays import Arrays
 from common.errors import StudyError
 from common.models.contract import Batch
+from common.models.encoders import build_encoder
 from common.models.fusion import AttentionFusion, build_fusion
-from common.models.heads import loss_per_patient
 from common.models.patient_model import (
-    ENCODERS,
     SHARED,
     PatientModel,
     block_owner,
-    build_encoder,
     load_state,
     parameters_of,
     state_of,
@@ -30,9 +28,9 @@ from common.models.patient_model import (
 )
 from common.study import Study
 from common.study_file import load_study, without_granularity
-from tests.unit.builders import MULTICLASS, batch_of, study_of
+from tests.unit.builders import MORE_OUTCOMES, MULTICLASS, Labels, batch_of, labels_of, study_of
 
-FUSIONS = ["attention", "gated_sum", "concat"]
+FUSIONS = ["attention", "gated_sum", "concat", "graph"]
 GRANULARITIES = ["labs", "vitals", "lifestyle"]
 SUBSETS = list(chain.from_iterable(combinations(GRANULARITIES, n) for n in (1, 2, 3)))
 GARBAGE = [float("nan"), float("inf"), float("-inf"), 3e38, 0.5]
@@ -85,7 +83,7 @@ def test_a_token_that_is_not_present_cannot_influence_the_fusion(
     generator = torch.Generator().manual_seed(seed)
     tokens_BTD = torch.randn(5, 3, 4, generator=generator)
     present_BT = torch.rand(5, 3, generator=generator) < 0.5
-    fuse = build_fusion(study.model, num_tokens=3).eval()
+    fuse = build_fusion(study.model, token_owners=GRANULARITIES).eval()
     spoilt_BTD = torch.where(present_BT.unsqueeze(-1), tokens_BTD, value)
     assert torch.equal(fuse(tokens_BTD, present_BT), fuse(spoilt_BTD, present_BT))
 
@@ -167,7 +165,7 @@ def test_a_patient_without_any_granularity_has_a_finite_output(study: Study) -> 
 def test_tokens_of_absent_patients_are_finite(study: Study) -> None:
     batch = _with_garbage(batch_of(study, 8), float("nan"))
     for name, granularity in study.granularities.items():
-        tokens_BTD = build_encoder(granularity, study)(batch[name])
+        tokens_BTD = build_encoder(granularity, study.model.width, study.model.dropout)(batch[name])
         assert tokens_BTD.shape == (8, 1, study.model.width)
         assert tokens_BTD.isfinite().all()
 
@@ -187,7 +185,7 @@ def test_every_set_of_granularities_makes_a_model(subset: tuple[str, ...], fusio
 
 
 def test_one_logit_per_class_of_a_multiclass_outcome(study: Study) -> None:
-    multiclass = study_of(outcome=MULTICLASS, model={"fusion": study.model.fusion})
+    multiclass = study_of(outcomes=MULTICLASS, model={"fusion": study.model.fusion})
     assert PatientModel(multiclass).eval()(batch_of(multiclass, 4)).shape == (4, 3)
 
 
@@ -211,34 +209,42 @@ def test_another_seed_gives_other_weights() -> None:
     assert first != second
 
 
-@pytest.mark.parametrize("outcome", [{}, MULTICLASS], ids=["binary", "multiclass"])
+@pytest.mark.parametrize(
+    "outcomes", [{}, MULTICLASS, MORE_OUTCOMES], ids=["binary", "multiclass", "several"]
+)
 def test_gradients_per_patient_are_those_of_a_loop(
-    study: Study, outcome: Mapping[str, object]
+    study: Study, outcomes: Mapping[str, object]
 ) -> None:
-    study = study_of(outcome=outcome, model={"fusion": study.model.fusion})
+    study = study_of(outcomes=outcomes, model={"fusion": study.model.fusion})
     model = PatientModel(study).eval().double()
     batch = _doubled(batch_of(study, 7))
-    labels_B = torch.arange(7) % study.num_classes
+    labels = _doubled(labels_of(study, 7, unknown=0.3))
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
 
-    def loss(parameters: dict[str, Tensor], patient: Batch, label: Tensor) -> Tensor:
-        one = {n: {k: v.unsqueeze(0) for k, v in part.items()} for n, part in patient.items()}
+    def loss(parameters: dict[str, Tensor], patient: Batch, outcomes: Labels) -> Tensor:
+        one, label = (
+            {n: {k: v.unsqueeze(0) for k, v in part.items()} for n, part in named.items()}
+            for named in (patient, outcomes)
+        )
         logits = torch.func.functional_call(model, (parameters, buffers), (one,))
-        return loss_per_patient(study.outcome, logits, label.unsqueeze(0)).sum()
+        return model.loss_per_patient(logits, label).sum()
 
     per_patient = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
-    found = per_patient(parameters, batch, labels_B)
+    found = per_patient(parameters, batch, labels)
     for b in range(7):
         model.zero_grad()
-        one = {n: {k: v[b : b + 1] for k, v in part.items()} for n, part in batch.items()}
-        loss_per_patient(study.outcome, model(one), labels_B[b : b + 1]).sum().backward()
+        one, label = (
+            {n: {k: v[b : b + 1] for k, v in part.items()} for n, part in named.items()}
+            for named in (batch, labels)
+        )
+        model.loss_per_patient(model(one), label).sum().backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None
             torch.testing.assert_close(found[name][b], parameter.grad, rtol=1e-9, atol=1e-12)
 
 
-def _doubled(batch: Batch) -> Batch:
+def _doubled(batch: Batch) -> dict[str, dict[str, Tensor]]:
     return {
         name: {k: v.double() if v.is_floating_point() else v for k, v in part.items()}
         for name, part in batch.items()
@@ -264,11 +270,6 @@ def test_every_parameter_is_trained(study: Study) -> None:
     batch = batch_of(study, 50)
     model(batch).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-def test_every_registered_encoder_is_in_these_tests() -> None:
-    kinds = {granularity.kind for granularity in study_of().granularities.values()}
-    assert kinds == set(ENCODERS)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 3))
@@ -385,7 +386,7 @@ def test_loading_copies_and_keeps_no_hold_of_the_arrays() -> None:
 
 def _spoilt(state: Arrays) -> Iterator[Arrays]:
     first, *others = state.manifest
-    yield replace(state, manifest=(replace(first, name="head.more"), *others))
+    yield replace(state, manifest=(replace(first, name="heads.event.more"), *others))
     yield replace(state, manifest=(replace(first, shape=(1, *first.shape)), *others))
     yield replace(state, manifest=(*others, first))
     yield replace(state, manifest=tuple(others), flat=state.flat[first.size :])
@@ -402,7 +403,7 @@ def test_a_state_of_another_model_is_refused_and_changes_nothing() -> None:
 
 def test_every_parameter_has_an_owner() -> None:
     owners = {block_owner(name) for name in _names(state_of(PatientModel(study_of())))}
-    assert owners == {SHARED, *GRANULARITIES}
+    assert owners == {SHARED, "event", *GRANULARITIES}
 
 
 @pytest.mark.parametrize("name", ["type", "train", "keys"])
@@ -412,3 +413,113 @@ def test_a_granularity_with_a_name_of_torchs_own_is_one_clear_error(name: str) -
     study = Study.model_validate(table)
     with pytest.raises(StudyError, match=name):
         PatientModel(study)
+
+
+@pytest.mark.parametrize("name", ["type", "train", "keys"])
+def test_an_outcome_with_a_name_of_torchs_own_is_one_clear_error(name: str) -> None:
+    table = study_of().model_dump(mode="json", exclude_none=True)
+    table["outcomes"] = {name: table["outcomes"]["event"]}
+    with pytest.raises(StudyError, match=name):
+        PatientModel(Study.model_validate(table))
+
+
+# Several outcomes.
+
+
+def _several(**outcomes: Mapping[str, object]) -> Study:
+    return study_of(outcomes={**MORE_OUTCOMES, **outcomes})
+
+
+def test_the_logits_of_several_outcomes_stand_side_by_side_in_the_order_of_the_study() -> None:
+    study = _several()
+    model = PatientModel(study).eval()
+    batch = batch_of(study, 5)
+    # One of the binary event, one of the stay, one of each of the three intervals.
+    logits_BW = model(batch)
+    assert logits_BW.shape == (5, 1 + 1 + 3)
+    predictions = model.predictions(logits_BW)
+    assert {name: tuple(p.shape) for name, p in predictions.items()} == {
+        "event": (5, 2),
+        "stay": (5, 1),
+        "death": (5, 3),
+    }
+    for place, name in ((slice(0, 1), "event"), (slice(1, 2), "stay"), (slice(2, 5), "death")):
+        own = model.heads[name].predictions(logits_BW[:, place])
+        assert torch.equal(own, predictions[name])
+
+
+def test_the_loss_of_several_outcomes_is_their_weighted_sum() -> None:
+    weighted = {**MORE_OUTCOMES["stay"], "weight": 2.5}
+    study = _several(stay=weighted)
+    model = PatientModel(study).eval()
+    logits_BW, labels = model(batch_of(study, 9)), labels_of(study, 9)
+    event_B = model.heads["event"].loss_per_patient(logits_BW[:, :1], labels["event"])
+    stay_B = model.heads["stay"].loss_per_patient(logits_BW[:, 1:2], labels["stay"])
+    death_B = model.heads["death"].loss_per_patient(logits_BW[:, 2:], labels["death"])
+    torch.testing.assert_close(
+        model.loss_per_patient(logits_BW, labels), event_B + 2.5 * stay_B + death_B
+    )
+
+
+@pytest.mark.parametrize("name", ["event", "stay", "death"])
+def test_an_outcome_that_is_not_known_of_a_patient_adds_exactly_nothing_to_the_loss(
+    name: str,
+) -> None:
+    study = _several()
+    labels = labels_of(study, 8)
+    is_known_B = torch.arange(8) >= 3
+    losses, gradients = [], []
+    for number in (0.0, 1e6):
+        model = PatientModel(study).eval()
+        own = {
+            key: torch.where(is_known_B, v, v.new_tensor(number)) for key, v in labels[name].items()
+        }
+        own |= {"known_B": is_known_B}
+        own |= {"label_B": own["label_B"].clamp(max=1)} if name == "event" else {}
+        logits_BW = model(batch_of(study, 8))
+        losses.append(model.loss_per_patient(logits_BW, {**labels, name: own}))
+        losses[-1][~is_known_B].sum().backward()
+        gradients += [p.grad for p in model.heads[name].parameters()]
+    assert torch.equal(*losses)
+    assert all((gradient == 0).all() for gradient in gradients)
+    known = model.loss_per_patient(logits_BW, labels)
+    assert torch.equal(losses[0][is_known_B], known[is_known_B])
+    assert (losses[0][~is_known_B] < known[~is_known_B]).all()
+
+
+def test_every_parameter_of_several_outcomes_has_the_outcome_as_its_owner() -> None:
+    owners = {block_owner(name) for name in _names(parameters_of(PatientModel(_several())))}
+    assert owners == {SHARED, "event", "stay", "death", *GRANULARITIES}
+
+
+# What stays at home, and what stays as it starts.
+
+
+def test_blocks_that_stay_at_home_are_trained_and_are_no_part_of_an_update() -> None:
+    study = study_of(personal={"local_blocks": ["heads.*", "encoders.labs.*"]})
+    model = PatientModel(study)
+    names = {name for name, _ in model.named_parameters()}
+    assert model.local_blocks == {n for n in names if n.startswith(("heads.", "encoders.labs."))}
+    assert set(_names(parameters_of(model))) == names - model.local_blocks
+    assert trainable_manifest(model) == parameters_of(model).manifest
+    assert all(p.requires_grad for p in model.parameters())
+    assert set(_names(state_of(model))) >= names
+
+
+@pytest.mark.parametrize(
+    ("patterns", "match"),
+    [(["encoders.imaging.*"], "matches none"), (["*"], "found all of them")],
+)
+def test_patterns_that_name_nothing_or_leave_nothing_to_share_are_refused(
+    patterns: list[str], match: str
+) -> None:
+    with pytest.raises(StudyError, match=match):
+        PatientModel(study_of(personal={"local_blocks": patterns}))
+
+
+def test_a_frozen_encoder_has_no_trainable_parameter() -> None:
+    model = PatientModel(study_of(model={"frozen": ["labs"]}))
+    assert not any(p.requires_grad for p in model.encoders["labs"].parameters())
+    owners = {block_owner(block.name) for block in trainable_manifest(model)}
+    assert owners == {SHARED, "event", "vitals", "lifestyle"}
+    assert any(name.startswith("encoders.labs.") for name in _names(state_of(model)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.study import Strategy
+from common.plan import Strategy
 from server.optimizer import OptimizerState, step
 
 ADAPTIVE = ["fedadam", "fedyogi", "fedadagrad"]

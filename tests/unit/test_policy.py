@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from client.check import check_site
 from client.policy import Policy
 from common.errors import Refusal, RefusalCode
 from common.study import Study
@@ -72,6 +73,24 @@ def test_a_metric_leaves_only_if_it_is_on_the_list(allowed: tuple[str, ...], lea
 
 
 @pytest.mark.parametrize(
+    ("allowed", "leaving"),
+    [
+        ("*", {"event.loss_sum", "death.loss_sum", "personal.event.loss_sum", "seconds_training"}),
+        ("loss_sum", {"event.loss_sum", "death.loss_sum", "personal.event.loss_sum"}),
+        ("event.loss_sum", {"event.loss_sum"}),
+        ("personal.event.loss_sum", {"personal.event.loss_sum"}),
+        ("seconds_training", {"seconds_training"}),
+        ("event", set()),
+        ("event.*", set()),
+    ],
+)
+def test_a_metric_may_be_named_plainly_or_with_its_outcome(allowed: str, leaving: set[str]) -> None:
+    policy = Policy(allow_without_privacy=True, metrics=(allowed,))
+    names = {"event.loss_sum", "death.loss_sum", "personal.event.loss_sum", "seconds_training"}
+    assert {name for name in names if policy.allows_metric(name)} == leaving
+
+
+@pytest.mark.parametrize(
     "limits",
     [
         {"min_patients": 0},
@@ -116,3 +135,25 @@ def test_a_stricter_policy_allows_nothing_that_a_laxer_one_refuses(
     if code_of(stricter, tiny_study, **asked) == "ok":
         assert code_of(policy(*first), tiny_study, **asked) == "ok"
         assert code_of(policy(*second), tiny_study, **asked) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "found"),
+    [
+        (("*",), []),
+        ((), []),
+        (("seconds_training",), []),
+        (("num_patients", "event.confusion"), []),
+        (("event.num_patients", "confusion"), []),
+        (("confusion",), ["none of event"]),
+        (("event.confusion", "loss_summ"), ["loss_summ", "none of event"]),
+    ],
+)
+def test_a_person_is_told_of_a_list_of_metrics_that_sends_less_than_it_says(
+    new_site, tiny_study: Study, metrics: tuple[str, ...], found: list[str]
+) -> None:
+    folder = new_site(policy={"metrics": list(metrics)})
+    check = check_site(folder, tiny_study)
+    assert check.is_usable
+    assert [f.found for f in check.findings] == found
+    assert all(f.where == "site.toml, policy.metrics" for f in check.findings)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from common.metrics import sums_of
-from simulations.progress import Progress, results_table
+from common.metrics.evaluation import statistics_of, to_flat
+from simulations.progress import Progress, results_tables
+from tests.unit.builders import evaluation, study_of
 
-STUDY = {"outcome": {"classes": ["no", "yes"]}, "evaluation": {"score_bins": 10}}
+SMALL = study_of(evaluation={"score_bins": 10})
+STUDY = SMALL.model_dump(mode="json")
 
 
 @pytest.fixture
@@ -35,12 +37,13 @@ def text_of(console: Console) -> str:
 def test_a_round_is_one_line_where_there_is_no_terminal(
     console: Console, progress: Progress
 ) -> None:
-    # Three of four patients have a probability of their own class above .5: accuracy .75.
     scores_BC = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
-    metrics = sums_of(scores_BC, np.array([0, 0, 0, 1]), score_bins=10).to_flat()
+    labels = {"known_B": np.ones(4, dtype=np.bool_), "label_B": np.array([0, 0, 0, 1])}
+    metrics = to_flat({"event": statistics_of(SMALL)["event"].sums_of(scores_BC, labels)})
     progress.listen({"event": "reply", "site": "ada", "metrics": metrics})
     progress.listen({"event": "aggregated", "round": 2})
-    assert "round 1/2: 1 sites, accuracy 0.750" in text_of(console)
+    # The one patient of class 1 has the highest score, in a bin of its own.
+    assert "round 1/2: 1 sites, AUROC 1.000, AUPRC 1.000, loss" in text_of(console)
 
 
 def test_an_absent_site_is_shown_with_its_reason(console: Console, progress: Progress) -> None:
@@ -53,7 +56,7 @@ def test_a_site_that_sends_no_statistics_is_not_an_error(
 ) -> None:
     progress.listen({"event": "reply", "site": "ada", "metrics": {}})
     progress.listen({"event": "aggregated", "round": 2})
-    assert "1 sites, accuracy –" in text_of(console)
+    assert "1 sites, AUROC –" in text_of(console)
 
 
 def test_a_terminal_shows_each_site_and_its_state() -> None:
@@ -71,6 +74,20 @@ def test_a_terminal_shows_each_site_and_its_state() -> None:
     assert "… and 4 more" in text_of(shown)
 
 
+def test_a_statistic_that_one_site_withholds_is_not_summed_over_the_others(
+    console: Console, progress: Progress
+) -> None:
+    metrics = to_flat(evaluation(20, SMALL))
+    kept = {name: values for name, values in metrics.items() if not name.endswith("by_score")}
+    progress.listen({"event": "enrolled", "site": "bea", "counts": {"patients": 60}})
+    progress.listen({"event": "reply", "site": "ada", "metrics": metrics})
+    progress.listen({"event": "reply", "site": "bea", "metrics": kept})
+    progress.listen({"event": "aggregated", "round": 2})
+    total = statistics_of(SMALL)["event"].metrics_of(evaluation(20, SMALL)["event"])
+    expected = f"2 sites, AUROC –, AUPRC –, loss {total['loss']:.3f}"
+    assert expected in text_of(console)
+
+
 def test_the_results_table_names_every_hospital_and_all_of_them_together() -> None:
     metrics = {
         "num_patients": 12.0,
@@ -80,9 +97,29 @@ def test_the_results_table_names_every_hospital_and_all_of_them_together() -> No
         "f1": 0.6,
         "calibration_error": 0.1,
     }
-    results = {"rounds": [{"round": 3, "sites": {"ada": metrics, "bea": None}, "pooled": metrics}]}
+    by_outcome = {"event": metrics}
+    last = {"round": 3, "sites": {"ada": by_outcome, "bea": None}, "pooled": by_outcome}
+    results = {"rounds": [last], "outcomes": {"event": "binary"}}
     console = Console(file=io.StringIO(), width=100)
-    console.print(results_table(results))
+    (table,) = results_tables(results)
+    console.print(table)
     shown = text_of(console)
     for expected in ("after round 3", "ada", "bea", "not sent", "all, pooled", "0.750", "–"):
         assert expected in shown
+
+
+def test_there_is_a_results_table_for_every_outcome_and_none_without_rounds() -> None:
+    stay = {"num_patients": 12.0, "mae": 2.5, "rmse": 1234.5, "r2": None}
+    event = dict.fromkeys(("auroc", "auprc", "accuracy", "f1", "calibration_error"))
+    pooled = {"event": event | {"num_patients": 0.0}, "stay": stay}
+    last = {"round": 3, "sites": {"ada": {"stay": stay}}, "pooled": pooled}
+    results = {"rounds": [last], "outcomes": {"event": "binary", "stay": "regression"}}
+    console = Console(file=io.StringIO(), width=100)
+    for table in results_tables(results):
+        console.print(table)
+    event_part, stay_part = text_of(console).split("stay: held-out patients")
+    assert "event: held-out patients" in event_part
+    assert "not sent" in event_part
+    for expected in ("MAE", "RMSE", "R²", "2.500", "1,234"):
+        assert expected in stay_part
+    assert list(results_tables(results | {"rounds": []})) == []

@@ -1,5 +1,7 @@
 """Recalibration: the intercept of a site, where it is and where it stays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from client.recalibration import add_intercept, fit_intercept
 from client.training import Patients
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
-from tests.unit.builders import batch_of, study_of
+from tests.unit.builders import MORE_OUTCOMES, study_of
+from tests.unit.builders import patients_of as random_patients
 
 
 def patients_of(
@@ -78,21 +81,48 @@ def test_an_intercept_changes_no_order_of_the_patients_of_a_site() -> None:
 def everyone(sd: float) -> tuple[PatientModel, Patients, Patients, Study]:
     study = study_of(model={"site_intercept_sd": sd})
     model = PatientModel(study)
-    trained_on = Patients(inputs=batch_of(study, 40, seed=1), labels_B=torch.ones(40).long())
-    held_out = Patients(inputs=batch_of(study, 30, seed=2), labels_B=torch.zeros(30).long())
-    return model, trained_on, held_out, study
+    return model, all_of_class(1, 40, study), all_of_class(0, 30, study), study
+
+
+def all_of_class(label: int, num_patients: int, study: Study) -> Patients:
+    patients = random_patients(study, num_patients, seed=1 + label)
+    label_B = torch.full((num_patients,), label)
+    return replace(patients, outcomes={"event": {**patients.outcomes["event"], "label_B": label_B}})
 
 
 def test_without_an_intercept_a_site_predicts_as_the_global_model() -> None:
     model, trained_on, held_out, study = everyone(0.0)
-    found = predict_at_site(model, held_out, study, trained_on=trained_on)
-    assert found.tobytes() == predict(model, held_out, study).tobytes()
+    found = predict_at_site(model, held_out, study, trained_on=trained_on)["event"]
+    assert found.tobytes() == predict(model, held_out)["event"].tobytes()
 
 
 def test_the_intercept_follows_the_training_patients_and_leaves_the_model_as_it_was() -> None:
     model, trained_on, held_out, study = everyone(2.0)
     before = state_of(model).flat.tobytes()
-    found = predict_at_site(model, held_out, study, trained_on=trained_on)
+    found = predict_at_site(model, held_out, study, trained_on=trained_on)["event"]
     # All training patients have the outcome, so it becomes more probable; no held-out one does.
-    assert (found[:, 1] > predict(model, held_out, study)[:, 1]).all()
+    assert (found[:, 1] > predict(model, held_out)["event"][:, 1]).all()
     assert state_of(model).flat.tobytes() == before
+
+
+def test_only_classes_have_an_intercept_and_only_the_known_count() -> None:
+    study = study_of(outcomes=MORE_OUTCOMES, model={"site_intercept_sd": 2.0})
+    model, held_out = PatientModel(study), random_patients(study, 30, seed=2)
+    trained_on = random_patients(study, 40, seed=1)
+    known_B = torch.arange(40) % 3 > 0
+    event = {
+        "known_B": known_B,
+        # All who are known have the outcome; the others, who are not counted, would say otherwise.
+        "label_B": torch.where(known_B, 1, 0),
+    }
+    some = replace(trained_on, outcomes={**trained_on.outcomes, "event": event})
+    plain, found = (
+        predict(model, held_out),
+        predict_at_site(model, held_out, study, trained_on=some),
+    )
+    own_BC = predict(model, trained_on)["event"][known_B.numpy()]
+    intercept_C = fit_intercept(own_BC, np.ones(int(known_B.sum()), dtype=np.int64), 2.0)
+    expected_BC = add_intercept(plain["event"], intercept_C)
+    np.testing.assert_allclose(found["event"], expected_BC, rtol=1e-12)
+    for name in ("stay", "death"):
+        assert found[name].tobytes() == plain[name].tobytes()

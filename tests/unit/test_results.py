@@ -2,34 +2,49 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.errors import RunError
-from common.metrics import EvaluationSums, metrics_of
+from common.metrics.evaluation import PERSONAL, statistics_of, to_flat
+from common.metrics.statistics import EvaluationSums, Metrics
+from common.study import Study
 from server.journal import Event, Journal, read_journal
 from server.report import write_report
 from server.report.results import results_of
-from tests.unit.builders import HASH, evaluation, study_of
+from tests.unit.builders import HASH, MORE_OUTCOMES, evaluation, study_of
 
 STUDY = study_of()
 NORTH, SOUTH = evaluation(30, STUDY, seed=1), evaluation(50, STUDY, seed=2)
 LATER = evaluation(30, STUDY, seed=3)
-COUNTS = {"patients": 90, "labs": 90, "vitals": 10, "lifestyle": 0}
+COUNTS = {"patients": 90, "labs": 90, "vitals": 10, "lifestyle": 0, "event": 80}
+
+Sums = Mapping[str, EvaluationSums]
+
+
+def metrics_of(*parts: Sums, study: Study = STUDY) -> dict[str, Metrics]:
+    """The metrics of each outcome of all these patients together."""
+    return {
+        name: statistics.metrics_of(sum((part[name] for part in parts), statistics.zero()))
+        for name, statistics in statistics_of(study).items()
+    }
 
 
 def _event(event: str, minute: int = 0, **fields: Any) -> Event:
     return {"at": f"2026-03-01T12:{minute:02}:00+00:00", "event": event, **fields}
 
 
-def _start(event: str = "run_started", minute: int = 0, round_number: int = 0) -> Event:
+def _start(
+    event: str = "run_started", minute: int = 0, round_number: int = 0, study: Study = STUDY
+) -> Event:
     return _event(
         event,
         minute,
         run_id="abc",
-        study=STUDY.model_dump(mode="json"),
+        study=study.model_dump(mode="json"),
         study_hash=HASH,
         seed=0,
         num_rounds=2,
@@ -50,11 +65,13 @@ def _enrolled(site: str) -> list[Event]:
 def _reply(
     round_number: int,
     site: str,
-    sums: EvaluationSums | None,
+    sums: Sums | None,
     kind: str = "train",
     seconds: tuple[float, float] = (1.0, 0.25),
+    own: Sums | None = None,
 ) -> Event:
-    metrics = {} if sums is None else {k: list(v) for k, v in sums.to_flat().items()}
+    flat = to_flat(sums or {}) | to_flat(own or {}, model=PERSONAL)
+    metrics = {name: list(values) for name, values in flat.items()}
     metrics |= {"seconds_training": [seconds[0]], "seconds_evaluation": [seconds[1]]}
     return _event(
         "reply",
@@ -89,7 +106,7 @@ def journal_of_a_run() -> list[Event]:
         _reply(0, "south", SOUTH),
         _reply(0, "north", NORTH),
         *_aggregated(1, "north", "south"),
-        _event("oracle", round=0, metrics={"auroc": 0.75}),
+        _event("oracle", round=0, metrics={"event.auroc": 0.75}),
         _asked(1),
         _event("absent", round=1, site="south", reason="late"),
         _reply(1, "north", LATER),
@@ -103,13 +120,14 @@ def journal_of_a_run() -> list[Event]:
 def test_a_run_is_told_from_its_journal() -> None:
     results = results_of(journal_of_a_run())
     expected = {
-        "schema": 1,
+        "schema": 2,
         "run_id": "abc",
         "status": "finished",
         "study": "small",
         "study_hash": HASH,
         "seed": 0,
         "strategy": "fedavg",
+        "outcomes": {"event": "binary"},
         "engine": "in-process",
         "release": "0.1.0",
         "code": "c0de",
@@ -117,6 +135,7 @@ def test_a_run_is_told_from_its_journal() -> None:
         "ended_at": "2026-03-01T12:05:00+00:00",
         "num_rounds": 2,
         "resumed_at_rounds": [],
+        "transferred": [],
         "absent": [{"round": 1, "site": "south", "reason": "late"}],
     }
     assert {key: results[key] for key in expected} == expected
@@ -133,8 +152,8 @@ def test_results_are_a_function_of_the_journal_alone() -> None:
 
 def test_pooled_metrics_are_those_of_the_merged_sums() -> None:
     first, second, _ = results_of(journal_of_a_run())["rounds"]
-    assert first["pooled"] == metrics_of(NORTH + SOUTH)
-    assert first["pooled"]["num_patients"] == 80
+    assert first["pooled"] == metrics_of(NORTH, SOUTH)
+    assert first["pooled"]["event"]["num_patients"] == 80
     assert first["sites"] == {"north": metrics_of(NORTH), "south": metrics_of(SOUTH)}
     assert second["pooled"] == metrics_of(LATER)
 
@@ -154,7 +173,11 @@ def test_each_round_names_the_sites_that_it_was_made_from() -> None:
         (1, ["north", "south"]),
         (2, ["north"]),
     ]
-    assert [r["oracle"] for r in rounds] == [{"auroc": 0.75}, None, None]
+    first, *others = [r["oracle"] for r in rounds]
+    assert {k: v for k, v in first["event"].items() if v is not None} == {"auroc": 0.75}
+    assert set(first["event"]) == set(rounds[0]["pooled"]["event"])
+    assert others == [None, None]
+    assert [r["personal"] for r in rounds] == [None, None, None]
 
 
 def test_an_enrolment_is_no_round() -> None:
@@ -166,15 +189,82 @@ def test_an_enrolment_is_no_round() -> None:
 def test_withheld_statistics_are_null_and_not_pooled() -> None:
     last = results_of(journal_of_a_run())["rounds"][-1]
     assert last["sites"] == {"north": None}
-    assert last["pooled"]["num_patients"] == 0
-    assert last["pooled"]["auroc"] is None
+    assert last["pooled"]["event"]["num_patients"] == 0
+    assert last["pooled"]["event"]["auroc"] is None
 
 
-def test_statistics_of_which_one_is_withheld_are_null() -> None:
+def test_where_one_statistic_is_withheld_only_what_needs_it_is_null_there_and_in_the_whole() -> (
+    None
+):
+    journal = journal_of_a_run()
+    reply = next(
+        e for e in journal if e["event"] == "reply" and e["site"] == "south" and e["metrics"]
+    )
+    del reply["metrics"]["event.confusion"]
+    first = results_of(journal)["rounds"][0]
+    whole = results_of(journal_of_a_run())["rounds"][0]
+    lost = {"accuracy": None, "f1": None}
+    assert first["sites"]["south"] == {"event": whole["sites"]["south"]["event"] | lost}
+    assert first["sites"]["north"] == whole["sites"]["north"]
+    # A sum over some would pass for a sum over all, so the whole has no accuracy either.
+    assert first["pooled"] == {"event": whole["pooled"]["event"] | lost}
+    assert None not in (
+        first["sites"]["north"]["event"]["accuracy"],
+        first["pooled"]["event"]["loss"],
+    )
+
+
+def test_statistics_that_cannot_be_are_null_and_not_pooled() -> None:
     journal = journal_of_a_run()
     reply = next(e for e in journal if e["event"] == "reply" and e["round"] == 1)
-    del reply["metrics"]["confusion"]
-    assert results_of(journal)["rounds"][1]["sites"] == {"north": None}
+    del reply["metrics"]["event.num_patients"]
+    entry = results_of(journal)["rounds"][1]
+    assert entry["sites"] == {"north": None}
+    assert entry["pooled"]["event"]["num_patients"] == 0
+
+
+SEVERAL = study_of(outcomes=MORE_OUTCOMES, personal={"fine_tune_steps": 1})
+
+
+def test_outcomes_are_pooled_over_the_sites_that_sent_them() -> None:
+    north, south = evaluation(30, SEVERAL, seed=1), evaluation(50, SEVERAL, seed=2)
+    some = {name: sums for name, sums in south.items() if name != "stay"}
+    journal = [
+        _start(study=SEVERAL),
+        _asked(0),
+        _reply(0, "north", north),
+        _reply(0, "south", some),
+    ]
+    results = results_of(journal)
+    assert results["outcomes"] == {"event": "binary", "stay": "regression", "death": "survival"}
+    (entry,) = results["rounds"]
+    both, alone = (metrics_of(*parts, study=SEVERAL) for parts in ((north, south), (north,)))
+    assert entry["pooled"] == both | {"stay": alone["stay"]}
+    assert entry["sites"]["north"] == alone
+    assert set(entry["sites"]["south"]) == {"event", "death"}
+
+
+def test_the_hospitals_own_models_are_told_beside_the_shared_one() -> None:
+    shared, north, south = (evaluation(30, SEVERAL, seed=n) for n in (1, 2, 3))
+    journal = [
+        _start(study=SEVERAL),
+        _asked(0),
+        _reply(0, "north", shared),
+        _reply(0, "south", shared),
+        _asked(1),
+        _reply(1, "north", shared, own=north, kind="evaluate"),
+        _reply(1, "south", shared, own=south, kind="evaluate"),
+    ]
+    first, last = results_of(journal)["rounds"]
+    assert first["personal"] is None
+    assert last["pooled"] == metrics_of(shared, shared, study=SEVERAL)
+    assert last["personal"] == {
+        "pooled": metrics_of(north, south, study=SEVERAL),
+        "sites": {
+            "north": metrics_of(north, study=SEVERAL),
+            "south": metrics_of(south, study=SEVERAL),
+        },
+    }
 
 
 def test_a_round_that_was_asked_again_counts_as_last_answered() -> None:
@@ -190,7 +280,7 @@ def test_a_round_that_was_asked_again_counts_as_last_answered() -> None:
     ]
     (entry,) = results_of(journal)["rounds"]
     assert entry["sites"]["north"] == metrics_of(LATER)
-    assert entry["pooled"] == metrics_of(LATER + SOUTH)
+    assert entry["pooled"] == metrics_of(LATER, SOUTH)
 
 
 def test_a_resumed_run_begins_where_it_began() -> None:

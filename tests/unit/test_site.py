@@ -18,7 +18,7 @@ from client.site import Site
 from common.arrays import Arrays, Block
 from common.code_version import code_fingerprint
 from common.errors import DataError, RefusalCode, SiteConfigError
-from common.metrics import EvaluationSums, metrics_of
+from common.metrics.evaluation import from_flat, statistics_of
 from common.models.patient_model import PatientModel, state_of, trainable_manifest
 from common.study import Study
 from common.study_file import override, study_to_toml
@@ -77,7 +77,7 @@ def content_of(reply: Reply) -> tuple:
 def test_an_enrolment_is_answered_with_counts_and_moments(open_site, site_dir, tiny_study) -> None:
     reply = open_site(site_dir).answer(task_of(tiny_study, TaskKind.ENROL))
     assert (reply.status, reply.site, reply.nonce) == ("ok", "alpha", "nonce")
-    assert reply.counts == {"patients": 45, "labs": 45, "lifestyle": 45}
+    assert reply.counts == {"patients": 45, "labs": 45, "lifestyle": 45, "event": 45}
     assert reply.arrays is not None
     assert reply.arrays.unpack()["labs.count"].tolist() == [45, 45]
 
@@ -101,7 +101,7 @@ def test_a_training_task_is_answered_with_an_update_and_the_evaluation_of_what_i
     assert np.abs(trained.arrays.flat).max() > 0
     assert set(trained.metrics) - set(evaluated.metrics) == {"seconds_training"}
     assert content_of(trained)[2] == content_of(evaluated)[2]
-    assert evaluated.metrics["num_patients"] == (15.0,)
+    assert evaluated.metrics["event.num_patients"] == (15.0,)
 
 
 def test_the_same_task_gets_the_same_answer_whatever_came_between(
@@ -140,7 +140,8 @@ def test_a_site_with_one_class_trains_and_its_auroc_is_undefined(
 ) -> None:
     reply = open_site(new_site(patients().assign(event=1))).answer(task_of(tiny_study))
     assert reply.status == "ok"
-    metrics = metrics_of(EvaluationSums.from_flat(reply.metrics, 2, 10))
+    sums = from_flat(tiny_study, reply.metrics)["event"]
+    metrics = statistics_of(tiny_study)["event"].metrics_of(sums)
     assert metrics["auroc"] is None
     assert metrics["accuracy"] is not None
 
@@ -539,7 +540,8 @@ def test_a_site_on_a_gpu_answers_close_to_one_on_the_cpu(
     assert on_gpu is not None
     assert np.allclose(on_cpu.flat, on_gpu.flat, rtol=1e-3, atol=1e-4)
     assert replies[0].counts == replies[1].counts
-    assert replies[0].metrics["confusion"] == pytest.approx(replies[1].metrics["confusion"], abs=1)
+    confusions = [reply.metrics["event.confusion"] for reply in replies]
+    assert confusions[0] == pytest.approx(confusions[1], abs=1)
 
 
 def test_a_reply_with_a_refusal_can_be_told_from_one_without(tiny_study, standing_site) -> None:

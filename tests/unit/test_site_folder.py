@@ -1,10 +1,14 @@
 """Written site folders are read back by the hospital's own code."""
 
+import numpy as np
 import pandas as pd
+import pytest
+from PIL import Image
 
 from client.config import load_site_config
 from client.data import read_cohort
 from simulations.site_folder import write_site_folder
+from tests.unit.real_data import bytes_under
 
 
 def test_what_is_written_is_read_back_as_it_was(tmp_path, patients, tiny_study) -> None:
@@ -50,3 +54,58 @@ def test_equal_patients_are_written_as_equal_bytes(tmp_path, patients) -> None:
         contents.append((folder / "patients.csv").read_bytes())
     assert contents[0] == contents[1]
     assert b"\r" not in contents[0]
+
+
+def _folder_with_more(tmp_path, name: str):
+    ids = ["p1", "p2"]
+    vitals = pd.DataFrame({"patient_id": ids, "minutes": [0, 5], "signal": "hr", "value": [70, 71]})
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    return write_site_folder(
+        tmp_path / name,
+        site="beta",
+        dataset_id="d",
+        patients=pd.DataFrame({"patient_id": ids}),
+        tables={"vitals": vitals, "notes": vitals.iloc[:0]},
+        images={"imaging": {"one.png": pixels}},
+        source="A.",
+    )
+
+
+def test_further_tables_and_images_stand_beside_the_patients(tmp_path) -> None:
+    folder = _folder_with_more(tmp_path, "beta")
+    assert (folder / "vitals.csv").read_text() == (
+        "patient_id,minutes,signal,value\np1,0,hr,70\np2,5,hr,71\n"
+    )
+    with Image.open(folder / "imaging/one.png") as image:
+        assert np.asarray(image).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_table_without_rows_is_not_written(tmp_path) -> None:
+    assert not (_folder_with_more(tmp_path, "beta") / "notes.csv").exists()
+
+
+def test_equal_tables_and_images_are_written_as_equal_bytes(tmp_path) -> None:
+    one, two = (bytes_under(_folder_with_more(tmp_path, name)) for name in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "problem"),
+    [
+        ("vitals", ["minutes"], r"found none in \['vitals'\]"),
+        ("patients", ["patient_id"], "beside the patients' table"),
+    ],
+)
+def test_a_table_that_cannot_belong_to_patients_is_refused(
+    tmp_path, name, columns, problem
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        write_site_folder(
+            tmp_path / "beta",
+            site="beta",
+            dataset_id="d",
+            patients=pd.DataFrame({"patient_id": ["p1"]}),
+            tables={name: pd.DataFrame(columns=columns)},
+            source="A.",
+        )
+    assert not (tmp_path / "beta").exists()

@@ -1,5 +1,6 @@
 """The study: what is accepted, what is refused and by which key, and what the hash covers."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,8 +9,9 @@ from pydantic import ValidationError
 
 from common.contract import validate
 from common.errors import StudyError
-from common.study import Study, Training
-from tests.unit.builders import study_of, study_table
+from common.plan import Training
+from common.study import Study
+from tests.unit.builders import MORE_OUTCOMES, study_of, study_table
 
 AGE = "granularities.labs.features.age_years"
 SEX = "granularities.labs.features.sex"
@@ -32,14 +34,27 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("study.name", None, "required and missing"),
     ("study.sponsor", "x", "unknown key"),
     ("unknown", {}, "unknown key"),
-    ("outcome", None, "required and missing"),
-    ("outcome.column", "with space", "pattern"),
-    ("outcome.kind", "survival", "binary"),
-    ("outcome", {"column": "event", "kind": "binary", "classes": ["a"]}, "found 1"),
-    ("outcome", {"column": "event", "kind": "binary", "classes": ["a", "a"]}, "found 1"),
-    ("outcome", {"column": "event", "kind": "binary", "classes": ["a", ""]}, "found 1"),
-    ("outcome", {"column": "event", "kind": "binary", "classes": ["a", "b", "c"]}, "found 3"),
-    ("outcome", {"column": "event", "kind": "multiclass", "classes": ["a", "b"]}, "3 or more"),
+    ("outcomes", None, "required and missing"),
+    ("outcomes", {}, "at least 1"),
+    ("outcomes.event.column", "with space", "pattern"),
+    ("outcomes.event.kind", "ordinal", "binary"),
+    ("outcomes.event", {"column": "event", "kind": "binary", "classes": ["a"]}, "found 1"),
+    (
+        "outcomes.event",
+        {"column": "event", "kind": "binary", "classes": ["a", "a"]},
+        "differ from one another",
+    ),
+    ("outcomes.event", {"column": "event", "kind": "binary", "classes": ["a", ""]}, "non-empty"),
+    (
+        "outcomes.event",
+        {"column": "event", "kind": "binary", "classes": ["a", "b", "c"]},
+        "found 3",
+    ),
+    (
+        "outcomes.event",
+        {"column": "event", "kind": "multiclass", "classes": ["a", "b"]},
+        "3 or more",
+    ),
     ("granularities", {}, "at least 1"),
     ("granularities.Labs", {"kind": "tabular", "features": {}}, "pattern"),
     ("granularities.labs.kind", "imaging", "tabular"),
@@ -137,7 +152,27 @@ def test_a_column_that_is_named_twice_is_refused(column: str) -> None:
 def test_a_granularity_cannot_take_the_name_under_which_all_patients_are_counted() -> None:
     table = study_table()
     table["granularities"]["patients"] = table["granularities"].pop("vitals")
-    assert "another name than 'patients'" in _faults(table)
+    assert "differ from one another and from 'patients' and 'personal', found patients" in _faults(
+        table
+    )
+
+
+@pytest.mark.parametrize("name", ["patients", "personal", "labs"])
+def test_an_outcome_cannot_take_a_name_under_which_something_else_is_counted(name: str) -> None:
+    table = study_table()
+    table["outcomes"][name] = table["outcomes"].pop("event")
+    assert f"differ from one another and from 'patients' and 'personal', found {name}" in _faults(
+        table
+    )
+
+
+@pytest.mark.parametrize("column", ["event", "split", "patient_id", "heart_rate_bpm"])
+def test_a_column_of_two_outcomes_or_of_an_outcome_and_something_else_is_refused(
+    column: str,
+) -> None:
+    table = study_table()
+    table["outcomes"]["death"] = MORE_OUTCOMES["death"] | {"event_column": column}
+    assert f"found more than once: {column}" in _faults(table)
 
 
 def test_a_study_cannot_be_changed() -> None:
@@ -213,9 +248,12 @@ def _change(table: Any, path: tuple[str | int, ...]) -> None:
     table[last] = _other(list(value) if isinstance(value, tuple) else value)
 
 
-@pytest.mark.parametrize("section", ["granularities", "features", "categories"])
-def test_the_order_of_the_models_inputs_is_part_of_the_hash(section: str) -> None:
+@pytest.mark.parametrize("section", ["granularities", "features", "categories", "outcomes"])
+def test_the_order_of_the_models_inputs_and_outputs_is_part_of_the_hash(section: str) -> None:
     table = study_table()
+    table["outcomes"] |= MORE_OUTCOMES
+    first = Study.model_validate(table)
+    table = copy.deepcopy(table)
     labs = table["granularities"]["labs"]
     match section:
         case "granularities":
@@ -224,9 +262,11 @@ def test_the_order_of_the_models_inputs_is_part_of_the_hash(section: str) -> Non
             labs["features"] = dict(reversed(labs["features"].items()))
         case "categories":
             labs["features"]["sex"]["categories"].reverse()
+        case "outcomes":
+            table["outcomes"] = dict(reversed(table["outcomes"].items()))
     changed = Study.model_validate(table)
-    assert changed.hash != study_of().hash
-    assert changed != study_of()
+    assert changed.hash != first.hash
+    assert changed != first
 
 
 def test_equal_studies_are_one_key() -> None:
@@ -240,7 +280,12 @@ def test_features_are_told_apart_in_the_order_of_the_study() -> None:
     assert list(labs.numeric) == ["age_years", "glucose"]
     assert list(labs.categorical) == ["sex"]
     assert study_of().name == "small"
-    assert study_of().num_classes == 2
+
+
+def test_the_first_outcome_is_the_primary_one() -> None:
+    study = study_of(outcomes=MORE_OUTCOMES)
+    assert list(study.outcomes) == ["event", "stay", "death"]
+    assert study.primary == study.outcomes["event"]
 
 
 @pytest.mark.parametrize(

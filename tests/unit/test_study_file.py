@@ -75,7 +75,7 @@ def test_a_text_that_is_not_toml_says_where_it_came_from() -> None:
 
 
 def test_a_text_that_is_no_study_names_its_keys() -> None:
-    with pytest.raises(StudyError, match="outcome: required and missing"):
+    with pytest.raises(StudyError, match="outcomes: required and missing"):
         study_from_toml("[study]\nname = 'a'\n")
 
 
@@ -110,6 +110,13 @@ def test_a_study_can_do_without_a_granularity() -> None:
     other = without_granularity(study_of(), "labs")
     assert list(other.granularities) == ["vitals", "lifestyle"]
     assert other.hash != study_of().hash
+
+
+def test_what_a_plan_says_of_a_granularity_goes_with_it() -> None:
+    plan = {"edges": [["labs", "vitals"], ["vitals", "lifestyle"]], "frozen": ["labs", "vitals"]}
+    other = without_granularity(study_of(model={"fusion": "graph", **plan}), "labs")
+    assert other.model.edges == (("vitals", "lifestyle"),)
+    assert other.model.frozen == ("vitals",)
 
 
 def test_a_granularity_that_is_not_there_cannot_be_left_out() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client.findings import Finding
 from client.sources.tables import read_table, read_tabular
-from common.study import Study, TabularGranularity
+from common.granularities import TabularGranularity
 
 LABS = TabularGranularity.model_validate(
     {
@@ -230,18 +230,18 @@ def test_whatever_stands_in_the_cells_the_arrays_are_finite_and_in_range(rows: l
 
 
 def test_a_granularity_of_numbers_alone_or_of_categories_alone_has_empty_arrays_for_the_other(
-    csv: Path, tiny_study: Study
+    csv: Path,
 ) -> None:
     table, _ = table_of(csv, "patient_id,age_years\n1,50\n2,60\n")
-    labs = tiny_study.granularities["labs"]
-    only_numbers = labs.model_copy(update={"features": {"age_years": labs.features["age_years"]}})
+    assert table is not None
+    only_numbers = LABS.model_copy(update={"features": dict(LABS.numeric)})
     arrays, _ = read_tabular(table, only_numbers, name="labs", file="patients.csv")
-    assert arrays["numeric_BF"].shape == (2, 1)
+    assert arrays["numeric_BF"].shape == (2, 2)
     assert arrays["codes_BK"].shape == (2, 0)
-    only_words = labs.model_copy(update={"features": {"vessels": labs.features["vessels"]}})
+    only_words = LABS.model_copy(update={"features": dict(LABS.categorical)})
     arrays, _ = read_tabular(table, only_words, name="labs", file="patients.csv")
     assert arrays["numeric_BF"].shape == (2, 0)
-    assert arrays["codes_BK"].shape == (2, 1)
+    assert arrays["codes_BK"].shape == (2, 2)
 
 
 def test_a_truncated_export_is_a_warning_with_the_number_of_short_rows(tmp_path: Path) -> None:
@@ -253,3 +253,24 @@ def test_a_truncated_export_is_a_warning_with_the_number_of_short_rows(tmp_path:
     assert [(f.severity, f.found) for f in findings] == [
         ("warning", "2 rows with fewer cells than the header")
     ]
+
+
+CLIPPED = TabularGranularity.model_validate(
+    {
+        "kind": "tabular",
+        "features": {
+            "crp": {"kind": "numeric", "unit": "mg/l", "range": [0, 300], "infinite": "clip"}
+        },
+    }
+)
+
+
+def test_an_infinite_value_is_the_nearer_end_of_the_range_where_the_study_says_so(
+    csv: Path,
+) -> None:
+    table, _ = table_of(csv, "patient_id,crp\n1,inf\n2,-inf\n3,7\n4,\n")
+    assert table is not None
+    arrays, findings = read_tabular(table, CLIPPED, name="labs", file="patients.csv")
+    assert arrays["numeric_BF"].tolist() == [[300.0], [0.0], [7.0], [0.0]]
+    assert arrays["observed_BF"].tolist() == [[True], [True], [True], [False]]
+    assert [(f.severity, f.found) for f in findings] == [("warning", "2 of 3 values infinite")]

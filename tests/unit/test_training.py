@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 
 from client.config import load_site_config
 from client.data import read_cohort, usable_cohort
-from client.training import Patients, _batches, _Optimizer, to_device, train
-from common.models.heads import loss_per_patient
+from client.training import Patients, Pull, _batches, _Optimizer, to_device, train
 from common.models.patient_model import PatientModel, parameters_of, state_of
-from common.study import Study, Training
+from common.plan import Training
+from common.study import Study
 from common.study_file import override, study_from_toml
+from tests.unit.builders import MORE_OUTCOMES, labels_of, patients_of, study_of
 
 CPU = torch.device("cpu")
 
@@ -58,7 +60,9 @@ def test_every_epoch_visits_every_patient_once(
     num_patients: int, batch_size: int, seed: int
 ) -> None:
     steps_per_epoch = -(-num_patients // batch_size)
-    batches = list(_batches(num_patients, batch_size, 3 * steps_per_epoch, seed))
+    study = study_of(training={"batch_size": batch_size})
+    patients = patients_of(study, num_patients)
+    batches = list(_batches(patients, study, 3 * steps_per_epoch, seed))
     epochs = [
         torch.cat(batches[e * steps_per_epoch : (e + 1) * steps_per_epoch]).tolist()
         for e in range(3)
@@ -68,13 +72,15 @@ def test_every_epoch_visits_every_patient_once(
 
 
 def test_epochs_are_shuffled_and_differ_from_one_another() -> None:
-    batches = list(_batches(50, 50, 3, seed=1))
+    study = study_of(training={"batch_size": 50})
+    batches = list(_batches(patients_of(study, 50), study, 3, seed=1))
     assert len({tuple(batch.tolist()) for batch in batches}) == 3
 
 
 @given(num_steps=st.integers(0, 20))
 def test_as_many_batches_are_given_as_steps_are_asked(num_steps: int) -> None:
-    assert len(list(_batches(10, 4, num_steps, seed=1))) == num_steps
+    study = study_of(training={"batch_size": 4})
+    assert len(list(_batches(patients_of(study, 10), study, num_steps, seed=1))) == num_steps
 
 
 # 45 patients in batches of 16: 3 steps an epoch.
@@ -95,7 +101,9 @@ def test_the_number_of_steps_is_what_the_plan_says(
 def test_a_site_without_patients_trains_nothing(tiny_study, forty_five) -> None:
     nobody = Patients(
         inputs={k: {n: v[:0] for n, v in g.items()} for k, g in forty_five.inputs.items()},
-        labels_B=forty_five.labels_B[:0],
+        outcomes={k: {n: v[:0] for n, v in g.items()} for k, g in forty_five.outcomes.items()},
+        device=CPU,
+        num_patients=0,
     )
     model = PatientModel(tiny_study)
     before = state_of(model).flat.tobytes()
@@ -109,7 +117,7 @@ def test_a_site_without_patients_trains_nothing(tiny_study, forty_five) -> None:
 ONE_STEP = """
 [study]
 name = "by-hand"
-[outcome]
+[outcomes.event]
 column = "event"
 kind = "binary"
 classes = ["no", "yes"]
@@ -138,7 +146,14 @@ def two_patients() -> Patients:
         "codes_BK": torch.zeros(2, 0, dtype=torch.int64),
         "present_B": everyone_BF[:, 0],
     }
-    return Patients(inputs={"labs": labs}, labels_B=torch.tensor([0, 1]))
+    event = {"known_B": everyone_BF[:, 0], "label_B": torch.tensor([0, 1])}
+    return Patients(inputs={"labs": labs}, outcomes={"event": event}, device=CPU, num_patients=2)
+
+
+def head_of(model: PatientModel) -> torch.nn.Linear:
+    head = model.heads["event"].linear
+    assert isinstance(head, torch.nn.Linear)
+    return head
 
 
 def blank_model(study: Study) -> PatientModel:
@@ -154,13 +169,13 @@ def test_one_step_of_sgd_worked_by_hand() -> None:
     study = study_from_toml(ONE_STEP)
     model = blank_model(study)
     with torch.no_grad():
-        model.head.bias.fill_(1.0)
+        head_of(model).bias.fill_(1.0)
     train(model, two_patients(), study, seed=1)
     # p = sigmoid(1) = .7310586 for both; mean gradient ((p - 0) + (p - 1)) / 2 = .2310586.
     # 1 - .5 * .2310586 = .8844707. All weights are zero, so no other parameter has a gradient
     # except the head's weight, whose input (the fused vector) is zero as well.
-    assert model.head.bias.item() == pytest.approx(0.8844707, abs=1e-6)
-    assert model.head.weight.tolist() == [[0.0, 0.0]]
+    assert head_of(model).bias.item() == pytest.approx(0.8844707, abs=1e-6)
+    assert head_of(model).weight.tolist() == [[0.0, 0.0]]
 
 
 def test_fedprox_pulls_the_second_step_towards_the_start_by_hand() -> None:
@@ -168,13 +183,13 @@ def test_fedprox_pulls_the_second_step_towards_the_start_by_hand() -> None:
     study = override(study_from_toml(text), strategy__name="fedprox", strategy__proximal_mu=0.2)
     model = blank_model(study)
     with torch.no_grad():
-        model.head.bias.fill_(1.0)
+        head_of(model).bias.fill_(1.0)
     train(model, two_patients(), study, seed=1)
     # Step 1, at the start, where the pull is zero: b = .8844707, as above.
     # Step 2: p = sigmoid(.8844707) = .7077484; mean gradient p - 1/2 = .2077484; the pull is
     # .2 * (.8844707 - 1) = -.0231059, so b = .8844707 - .5 * (.2077484 - .0231059) = .7921495.
     # Without the pull it would be .7805965.
-    assert model.head.bias.item() == pytest.approx(0.7921495, abs=1e-6)
+    assert head_of(model).bias.item() == pytest.approx(0.7921495, abs=1e-6)
 
 
 @pytest.mark.parametrize("mu", [0.1, 1.0, 5.0])
@@ -212,11 +227,98 @@ def test_training_lowers_the_loss(tiny_study, forty_five) -> None:
         model.eval()
         with torch.inference_mode():
             logits = model(forty_five.inputs)
-        return float(loss_per_patient(study.outcome, logits, forty_five.labels_B).mean())
+        return float(model.loss_per_patient(logits, forty_five.outcomes).mean())
 
     before = loss()
     train(model, forty_five, study, seed=1)
     assert loss() < before - 0.05
+
+
+def test_a_patient_of_whom_no_outcome_is_known_teaches_nothing() -> None:
+    study = study_of(outcomes=MORE_OUTCOMES, training={"batch_size": 64})
+    labels = labels_of(study, 30, unknown=0.4)
+    patients = patients_of(study, 30)
+    spoilt = {
+        name: {
+            key: value
+            if key == "known_B"
+            else torch.where(arrays["known_B"], value, torch.ones_like(value))
+            for key, value in arrays.items()
+        }
+        for name, arrays in labels.items()
+    }
+    one, two = (trained(study, replace(patients, outcomes=o)) for o in (labels, spoilt))
+    assert one.tobytes() == two.tobytes()
+    nobody = {
+        name: {**arrays, "known_B": torch.zeros_like(arrays["known_B"])}
+        for name, arrays in labels.items()
+    }
+    untrained = state_of(PatientModel(study)).flat
+    assert trained(study, replace(patients, outcomes=nobody)).tobytes() == untrained.tobytes()
+    assert one.tobytes() != untrained.tobytes()
+
+
+def test_a_head_whose_outcome_nobody_has_stays_and_the_others_train() -> None:
+    study = study_of(outcomes=MORE_OUTCOMES)
+    patients = patients_of(study, 30)
+    stay = {**patients.outcomes["stay"], "known_B": torch.zeros(30, dtype=torch.bool)}
+    model = PatientModel(study)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    some = replace(patients, outcomes={**patients.outcomes, "stay": stay})
+    train(model, some, study, seed=1)
+    for name, parameter in model.named_parameters():
+        is_moved = not torch.equal(parameter, before[name])
+        if name.startswith("heads."):
+            assert is_moved == (not name.startswith("heads.stay.")), name
+
+
+def test_balanced_classes_are_met_equally_often() -> None:
+    study = study_of(training={"batch_size": 50, "balance": "resample"})
+    # A tenth of the patients have the outcome; of some it is not known.
+    label_B = torch.tensor([1] * 10 + [0] * 60 + [-1] * 30)
+    event = {"known_B": label_B >= 0, "label_B": label_B}
+    patients = replace(patients_of(study, 100), outcomes={"event": event})
+    drawn_B = label_B[torch.cat(list(_batches(patients, study, 400, seed=1)))]
+    assert len(drawn_B) == 20_000
+    # A third of each: 6667 on average, standard deviation 67.
+    counts = [int((drawn_B == label).sum()) for label in (-1, 0, 1)]
+    assert all(abs(count - 20_000 / 3) < 350 for count in counts)
+    plain = study_of(training={"batch_size": 50})
+    once_B = label_B[torch.cat(list(_batches(patients, plain, 2, seed=1)))]
+    assert (once_B == 1).sum() == 10
+
+
+def test_a_pull_of_its_own_replaces_that_of_the_study(tiny_study, forty_five) -> None:
+    prox = override(tiny_study, strategy__name="fedprox", strategy__proximal_mu=0.3)
+    plain, pulled = PatientModel(tiny_study), PatientModel(tiny_study)
+    origin = [p.detach().clone() for p in plain.parameters()]
+    train(plain, forty_five, prox, seed=1)
+    train(pulled, forty_five, tiny_study, seed=1, pull=Pull(origin=origin, strength=0.3))
+    assert state_of(plain) == state_of(pulled)
+
+
+def test_weight_decay_leaves_biases_and_norms_alone(tiny_study, forty_five) -> None:
+    # With a loss of nothing, decay is all that moves a parameter.
+    study = override(tiny_study, training__weight_decay=0.5)
+    model = PatientModel(study)
+    event = forty_five.outcomes["event"]
+    nobody = {"event": {**event, "known_B": torch.zeros_like(event["known_B"])}}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, replace(forty_five, outcomes=nobody), study, seed=1)
+    for name, parameter in model.named_parameters():
+        is_moved = not torch.equal(parameter, before[name])
+        assert is_moved == (name not in model.undecayed), name
+        assert (name in model.undecayed) == (parameter.ndim < 2), name
+
+
+def test_a_frozen_encoder_is_not_trained(tiny_study, forty_five) -> None:
+    study = override(tiny_study, model__frozen=["labs"], training__weight_decay=0.1)
+    before = state_of(PatientModel(study)).unpack()
+    model = PatientModel(study)
+    train(model, forty_five, study, seed=1)
+    for name, value in state_of(model).unpack().items():
+        is_still = name.startswith("encoders.labs.") or name.endswith((".location", ".scale"))
+        assert (value.tobytes() == before[name].tobytes()) == is_still, name
 
 
 def test_training_leaves_the_patients_as_they_were(tiny_study, forty_five) -> None:
@@ -256,7 +358,10 @@ def test_training_on_a_gpu_stays_close_to_training_on_the_cpu(
     ],
     ids=["sgd", "sgd with momentum", "adam", "adamw"],
 )
-def test_steps_are_those_of_torchs_optimizers_bit_for_bit(name, momentum, reference) -> None:
+@pytest.mark.parametrize("is_decayed", [(True, True), (True, False)], ids=["all", "not the bias"])
+def test_steps_are_those_of_torchs_optimizers_bit_for_bit(
+    name, momentum, reference, is_decayed: tuple[bool, bool]
+) -> None:
     plan = Training(
         rounds=1,
         local_steps=1,
@@ -268,7 +373,11 @@ def test_steps_are_those_of_torchs_optimizers_bit_for_bit(name, momentum, refere
     generator = torch.Generator().manual_seed(4)
     ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((5, 3), (3,))]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    ours_optimizer, theirs_optimizer = _Optimizer(ours, plan), reference(theirs)
+    groups = [
+        {"params": [one]} | ({} if is_it else {"weight_decay": 0.0})
+        for one, is_it in zip(theirs, is_decayed, strict=True)
+    ]
+    ours_optimizer, theirs_optimizer = _Optimizer(ours, plan, is_decayed), reference(groups)
     for step in range(5):
         ours_optimizer.zero_grad()
         theirs_optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Metrics from mergeable sums, against scikit-learn on the patients themselves."""
+"""Statistics of predicted classes, against scikit-learn on the patients themselves."""
 
 import random
 
@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from common.metrics import (
-    METRIC_NAMES,
-    EvaluationSums,
-    declared_shapes,
-    metrics_of,
-    sums_of,
-)
+from common.metrics.classification import ClassStatistics
+from common.metrics.statistics import EvaluationSums, Metrics
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -27,8 +22,22 @@ def _binary(positive_B: list[float] | Scores) -> Scores:
     return np.stack([1 - positive_B, positive_B], axis=1)
 
 
-def _metrics(scores_BC: Scores, labels_B: Labels, bins: int = BINS) -> dict[str, float | None]:
-    return metrics_of(sums_of(scores_BC, labels_B, score_bins=bins))
+def _statistics(num_classes: int, bins: int = BINS) -> ClassStatistics:
+    return ClassStatistics(num_classes=num_classes, score_bins=bins)
+
+
+def _sums(scores_BC: Scores, labels_B: Labels, bins: int = BINS) -> EvaluationSums:
+    """The sums of patients whose class is known."""
+    labels = {"known_B": np.ones(len(labels_B), dtype=np.bool_), "label_B": labels_B}
+    return _statistics(scores_BC.shape[1], bins).sums_of(scores_BC, labels)
+
+
+def _metrics(scores_BC: Scores, labels_B: Labels, bins: int = BINS) -> Metrics:
+    return _statistics(scores_BC.shape[1], bins).metrics_of(_sums(scores_BC, labels_B, bins))
+
+
+def _flat(sums: EvaluationSums) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(value.reshape(-1).tolist()) for name, value in sums.sums.items()}
 
 
 def _both_classes(labels_B: list[int]) -> bool:
@@ -115,7 +124,7 @@ def test_binary_metrics_worked_by_hand() -> None:
 @pytest.mark.parametrize("bins", [10, 49, 200, 10_000])
 def test_every_edge_opens_its_own_bin(bins: int) -> None:
     scores_BC = _binary(np.arange(bins + 1) / bins)
-    sums = sums_of(scores_BC, np.ones(bins + 1, dtype=np.int64), score_bins=bins).sums
+    sums = _sums(scores_BC, np.ones(bins + 1, dtype=np.int64), bins).sums
     # The last bin is closed on both sides.
     assert sums["positives_by_score"][0].tolist() == [1.0] * (bins - 1) + [2.0]
 
@@ -129,9 +138,10 @@ def predictions(draw: st.DrawFn) -> tuple[Scores, Labels]:
     return scores_BC, rng.integers(num_classes, size=num_patients)
 
 
-def _numbers(sums: EvaluationSums) -> dict[str, float]:
+def _numbers(sums: EvaluationSums, num_classes: int) -> dict[str, float]:
     """The metrics, an undefined one as -1: pytest compares no None."""
-    return {name: -1.0 if value is None else value for name, value in metrics_of(sums).items()}
+    metrics = _statistics(num_classes).metrics_of(sums)
+    return {name: -1.0 if value is None else value for name, value in metrics.items()}
 
 
 @given(predictions(), st.integers(1, 5), st.randoms(use_true_random=False))
@@ -140,20 +150,22 @@ def test_merging_any_partition_gives_the_pooled_sums(
 ) -> None:
     scores_BC, labels_B = pooled
     site_B = np.array([rng.randrange(num_sites) for _ in labels_B], dtype=int)
-    merged = EvaluationSums.zero(scores_BC.shape[1], BINS)
+    num_classes = scores_BC.shape[1]
+    merged = _statistics(num_classes).zero()
     for site in range(num_sites):
         is_here_B = site_B == site
-        merged += sums_of(scores_BC[is_here_B], labels_B[is_here_B], score_bins=BINS)
-    expected = sums_of(scores_BC, labels_B, score_bins=BINS)
+        merged += _sums(scores_BC[is_here_B], labels_B[is_here_B])
+    expected = _sums(scores_BC, labels_B)
     for name, value in expected.sums.items():
         np.testing.assert_allclose(merged.sums[name], value, rtol=1e-12, atol=1e-12)
-    assert _numbers(merged) == pytest.approx(_numbers(expected), rel=1e-9, abs=1e-12)
+    found, whole = _numbers(merged, num_classes), _numbers(expected, num_classes)
+    assert found == pytest.approx(whole, rel=1e-9, abs=1e-12)
 
 
 @given(st.lists(predictions().filter(lambda p: p[0].shape[1] == 3), min_size=2, max_size=4))
 def test_the_order_of_merging_changes_no_count(sites: list[tuple[Scores, Labels]]) -> None:
-    sums = [sums_of(*site, score_bins=BINS) for site in sites]
-    forwards, backwards = EvaluationSums.zero(3, BINS), EvaluationSums.zero(3, BINS)
+    sums = [_sums(*site) for site in sites]
+    forwards = backwards = _statistics(3).zero()
     for part, other in zip(sums, reversed(sums), strict=True):
         forwards, backwards = forwards + part, backwards + other
     for name in ("num_patients", "confusion", "positives_by_score", "calibration_count"):
@@ -214,9 +226,11 @@ def test_f1_is_undefined_where_class_1_is_neither_there_nor_predicted() -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_no_patients_have_no_metrics(num_classes: int) -> None:
-    nobody = sums_of(np.empty((0, num_classes)), np.empty(0, dtype=np.int64), score_bins=BINS)
-    expected = dict.fromkeys(METRIC_NAMES) | {"num_patients": 0.0}
-    assert metrics_of(nobody) == metrics_of(EvaluationSums.zero(num_classes, BINS)) == expected
+    statistics = _statistics(num_classes)
+    nobody = _sums(np.empty((0, num_classes)), np.empty(0, dtype=np.int64))
+    expected = dict.fromkeys(statistics.metric_names) | {"num_patients": 0.0}
+    assert statistics.metrics_of(nobody) == statistics.metrics_of(statistics.zero()) == expected
+    assert statistics.undefined() == expected
 
 
 def test_a_certain_mistake_costs_a_finite_loss() -> None:
@@ -225,17 +239,16 @@ def test_a_certain_mistake_costs_a_finite_loss() -> None:
 
 @given(predictions())
 def test_sums_survive_their_flat_form(pooled: tuple[Scores, Labels]) -> None:
-    sums = sums_of(*pooled, score_bins=BINS)
-    num_classes = pooled[0].shape[1]
-    back = EvaluationSums.from_flat(sums.to_flat(), num_classes, BINS)
-    assert back.to_flat() == sums.to_flat()
-    assert {k: v.shape for k, v in back.sums.items()} == declared_shapes(num_classes, BINS)
+    sums, statistics = _sums(*pooled), _statistics(pooled[0].shape[1])
+    back = statistics.read(_flat(sums))
+    assert _flat(back) == _flat(sums)
+    assert {k: v.shape for k, v in back.sums.items()} == statistics.shapes()
 
 
-FLAT = sums_of(_binary([0.1, 0.4, 0.6, 0.9]), np.array([0, 1, 0, 1]), score_bins=10).to_flat()
+FLAT = _flat(_sums(_binary([0.1, 0.4, 0.6, 0.9]), np.array([0, 1, 0, 1]), bins=10))
 
 IMPOSSIBLE = {
-    "a missing statistic": ("loss_sum", None),
+    "no number of patients": ("num_patients", None),
     "too few elements": ("confusion", (1.0, 1.0, 2.0)),
     "too many elements": ("num_patients", (4.0, 4.0)),
     "a negative value": ("loss_sum", (-0.1,)),
@@ -261,4 +274,61 @@ def test_statistics_that_no_patients_can_have_are_refused(
     name, values = spoil
     flat = {k: v for k, v in (FLAT | {name: values}).items() if v is not None}
     with pytest.raises(ValueError, match="expected"):
-        EvaluationSums.from_flat(flat, 2, 10)
+        _statistics(2, bins=10).read(flat)
+
+
+# What a policy withholds.
+
+# A metric is undefined where a statistic that it needs was withheld, and no other is.
+NEEDS = {
+    "confusion": {"accuracy", "f1"},
+    "loss_sum": {"loss"},
+    "brier_sum": {"brier"},
+    "positives_by_score": {"auroc", "auprc", "auroc_error_bound"},
+    "negatives_by_score": {"auroc", "auprc", "auroc_error_bound"},
+    "calibration_count": {"calibration_error"},
+    "calibration_score_sum": {"calibration_error"},
+    "calibration_outcome_sum": {"calibration_error"},
+}
+
+
+def test_every_statistic_but_the_number_of_patients_may_be_withheld() -> None:
+    assert {"num_patients", *NEEDS} == set(_statistics(2).shapes())
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_withheld_statistic_takes_the_metrics_that_need_it_with_it_and_no_others(
+    name: str,
+) -> None:
+    statistics = _statistics(2, bins=10)
+    read = statistics.read({key: values for key, values in FLAT.items() if key != name})
+    whole, found = statistics.metrics_of(statistics.read(FLAT)), statistics.metrics_of(read)
+    assert {metric for metric, value in found.items() if value is None} == NEEDS[name]
+    assert {k: v for k, v in found.items() if k not in NEEDS[name]} == {
+        k: v for k, v in whole.items() if k not in NEEDS[name]
+    }
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_statistic_that_one_part_withholds_is_missing_from_the_whole(name: str) -> None:
+    statistics = _statistics(2, bins=10)
+    whole = statistics.read(FLAT)
+    partial = statistics.read({key: values for key, values in FLAT.items() if key != name})
+    for merged in (whole + partial, partial + whole, statistics.zero() + partial + whole):
+        assert set(merged.sums) == set(FLAT) - {name}
+        assert not merged.has(name)
+        assert merged.has("num_patients")
+        assert merged.num_patients == 8.0
+
+
+def test_patients_whose_class_is_not_known_are_not_counted() -> None:
+    scores_BC, label_B = _binary([0.1, 0.4, 0.6, 0.9]), np.array([0, 1, 0, 1])
+    more_BC = np.concatenate([_binary([0.3, 0.8]), scores_BC])
+    labels = {
+        "known_B": np.array([False, False, True, True, True, True]),
+        "label_B": np.concatenate([[-1, -1], label_B]),
+    }
+    statistics = _statistics(2)
+    assert _flat(statistics.sums_of(more_BC, labels)) == _flat(_sums(scores_BC, label_B))
+    exact = statistics.exact_metrics(more_BC, labels)
+    assert (exact["num_patients"], exact["auroc"]) == (4.0, 0.75)

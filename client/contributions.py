@@ -1,0 +1,121 @@
+"""How much each granularity contributes to a prediction: exact Shapley values over granularities.
+
+Encoders run once for a patient; only the fusion is asked again, once for every subset of
+granularities.
+
+Letters of shapes: B patients, G granularities, T tokens, W logits, S subsets.
+"""
+
+from itertools import chain, combinations
+from math import factorial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.training import Patients
+from common.models.patient_model import PatientModel
+from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
+from common.study import Study
+
+Floats = NDArray[np.float64]
+
+# 2^12 fusions of a patient; a study with more granularities would take hours.
+MOST_GRANULARITIES = 12
+_SMALLEST_SCORE = 1e-12
+_BATCH = 512
+
+
+def contributions(
+    model: PatientModel, patients: Patients, study: Study
+) -> dict[str, tuple[Floats, Floats]]:
+    """By outcome: the score without any granularity (B,), and what each one adds to it (B, G).
+
+    Guarantees:
+        - They add up: score without any + sum over granularities = score of the patient.
+        - An absent granularity contributes exactly 0.
+
+    The score of a patient is, by kind of outcome: the log odds of the second class (binary) or of
+    the predicted class (multiclass); the value, in its unit; the mean probability of the event by
+    the cut points (survival).
+
+    Source: Shapley 1953; as in Lundberg and Lee 2017, equation 4, over granularities.
+
+    Raises:
+        ValueError: more than `MOST_GRANULARITIES`.
+    """
+    num_granularities = len(study.granularities)
+    if num_granularities > MOST_GRANULARITIES:
+        raise ValueError(f"expected at most {MOST_GRANULARITIES} granularities")
+    subsets = _subsets(num_granularities)
+    scores = _scores(model, patients, study, subsets)
+    return {
+        name: (score_SB[0], _shapley(score_SB, subsets, num_granularities))
+        for name, score_SB in scores.items()
+    }
+
+
+def _subsets(num: int) -> list[tuple[int, ...]]:
+    """All subsets of 0…num-1, the empty one first and the whole one last."""
+    return list(chain.from_iterable(combinations(range(num), size) for size in range(num + 1)))
+
+
+def _scores(
+    model: PatientModel, patients: Patients, study: Study, subsets: list[tuple[int, ...]]
+) -> dict[str, Floats]:
+    """The score of each patient that is predicted from each subset, (S, B), by outcome."""
+    model.eval()
+    parts: dict[str, list[Floats]] = {name: [] for name in study.outcomes}
+    with torch.inference_mode():
+        for index_B in torch.split(torch.arange(len(patients)), _BATCH):
+            inputs, _ = patients.batch(index_B)
+            tokens_BTD, present_BT = model.tokens(inputs)
+            owner_T = _owners(model, inputs)
+            predicted = []
+            for subset in subsets:
+                shown_T = torch.isin(owner_T, torch.tensor(subset, dtype=torch.long))
+                shown_BT = present_BT & shown_T.to(present_BT.device)
+                predicted.append(model.predictions(model.read_out(tokens_BTD, shown_BT)))
+            for name, outcome in study.outcomes.items():
+                predicted_SBP = torch.stack([p[name] for p in predicted]).cpu().numpy()
+                parts[name].append(_score(predicted_SBP, outcome))
+    return {name: np.concatenate(score, axis=1) for name, score in parts.items()}
+
+
+def _owners(model: PatientModel, inputs: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
+    """The number of the granularity that each token belongs to, shape (T,)."""
+    nobody = {
+        name: {key: value[:0] for key, value in arrays.items()} for name, arrays in inputs.items()
+    }
+    sizes = [encoder(nobody[name]).shape[1] for name, encoder in model.encoders.items()]
+    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+
+
+def _score(predicted_SBP: Floats, outcome: AnyOutcome) -> Floats:
+    """One number for each subset and patient, (S, B)."""
+    if isinstance(outcome, RegressionOutcome):
+        return predicted_SBP[:, :, 0]
+    if not isinstance(outcome, ClassOutcome):
+        risk_SB: Floats = 1 - predicted_SBP.mean(axis=2)
+        return risk_SB
+    if outcome.kind == "binary":
+        class_B = np.ones(predicted_SBP.shape[1], dtype=np.int64)
+    else:
+        class_B = predicted_SBP[-1].argmax(axis=1)
+    p_SB = predicted_SBP[:, np.arange(predicted_SBP.shape[1]), class_B]
+    p_SB = np.clip(p_SB, _SMALLEST_SCORE, 1 - _SMALLEST_SCORE)
+    log_odds_SB: Floats = np.log(p_SB) - np.log1p(-p_SB)
+    return log_odds_SB
+
+
+def _shapley(score_SB: Floats, subsets: list[tuple[int, ...]], num: int) -> Floats:
+    """What each granularity adds, shape (B, G): its mean over all orders of joining."""
+    place = {subset: i for i, subset in enumerate(subsets)}
+    value_BG = np.zeros((score_SB.shape[1], num))
+    for subset in subsets:
+        size = len(subset)
+        for g in set(range(num)) - set(subset):
+            weight = factorial(size) * factorial(num - size - 1) / factorial(num)
+            joined = place[tuple(sorted((*subset, g)))]
+            value_BG[:, g] += weight * (score_SB[joined] - score_SB[place[subset]])
+    return value_BG

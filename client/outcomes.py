@@ -1,0 +1,170 @@
+"""The outcomes of a site's patients, from columns of the patients' table to arrays.
+
+Letters of shapes: B patients.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from client.findings import Finding, error, warning
+from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome, SurvivalOutcome
+
+LabelArrays = dict[str, NDArray[Any]]
+
+
+def read_outcomes(
+    table: pd.DataFrame, outcomes: Mapping[str, AnyOutcome], *, file: str
+) -> tuple[dict[str, LabelArrays], list[Finding]]:
+    """The arrays of each outcome, and what is wrong with their columns.
+
+    Of several outcomes, a hospital may lack some altogether, and takes part without them; one that
+    has none is told so as an error.
+    """
+    arrays, findings = {}, []
+    lacking = [name for name, outcome in outcomes.items() if _is_lacking(table, outcome)]
+    for name, outcome in outcomes.items():
+        if name in lacking and len(lacking) < len(outcomes):
+            arrays[name] = _unknown(outcome, len(table))
+            expected = f"the outcome {name} ({', '.join(outcome.columns)})"
+            findings.append(warning(file, expected, "none", "This site takes part without it."))
+            continue
+        arrays[name], found = read_outcome(table, outcome, file=file)
+        findings += found
+    return arrays, findings
+
+
+def _is_lacking(table: pd.DataFrame, outcome: AnyOutcome) -> bool:
+    return any(c not in table.columns or table[c].isna().all() for c in outcome.columns)
+
+
+def read_outcome(
+    table: pd.DataFrame, outcome: AnyOutcome, *, file: str
+) -> tuple[LabelArrays, list[Finding]]:
+    """The arrays of one outcome, and what is wrong with its columns.
+
+    Guarantees:
+        - A patient whose outcome is not "known_B" has no value of it in any array.
+
+    Returns:
+        "known_B" bool, and by kind: classes "label_B" int64 (-1 unknown); regression "value_B"
+        float32; survival "time_B" float32 and "event_B" bool; zero where unknown.
+    """
+    absent = [column for column in outcome.columns if column not in table.columns]
+    if absent:
+        columns = ", ".join(absent)
+        return _unknown(outcome, len(table)), [
+            error(file, f"the outcome column {columns}", "none", "Add it.")
+        ]
+    if isinstance(outcome, ClassOutcome):
+        return _classes(table, outcome, file)
+    if isinstance(outcome, RegressionOutcome):
+        return _values(table, outcome, file)
+    return _times(table, outcome, file)
+
+
+def _unknown(outcome: AnyOutcome, num_patients: int) -> LabelArrays:
+    known_B = np.zeros(num_patients, dtype=np.bool_)
+    if isinstance(outcome, ClassOutcome):
+        return {"known_B": known_B, "label_B": np.full(num_patients, -1, dtype=np.int64)}
+    zeros_B = np.zeros(num_patients, dtype=np.float32)
+    if isinstance(outcome, RegressionOutcome):
+        return {"known_B": known_B, "value_B": zeros_B}
+    return {"known_B": known_B, "time_B": zeros_B, "event_B": known_B.copy()}
+
+
+def _classes(
+    table: pd.DataFrame, outcome: ClassOutcome, file: str
+) -> tuple[LabelArrays, list[Finding]]:
+    column = table[outcome.column]
+    where = f"{file}, column {outcome.column}"
+    # A whole number becomes "3.0" in any table that once held a missing cell; a class of that
+    # very name comes first.
+    code_of = {f"{c}.0": i for i, c in enumerate(outcome.classes)}
+    code_of |= {c: i for i, c in enumerate(outcome.classes)}
+    label_B = np.asarray(column.map(code_of).fillna(-1), dtype=np.int64)
+    findings = _missing(column.isna().to_numpy(), where)
+    num_unknown = int((label_B < 0).sum()) - int(column.isna().sum())
+    if num_unknown:
+        expected, found = f"one of {', '.join(outcome.classes)}", f"{num_unknown} other values"
+        findings.append(error(where, expected, found, "Recode the column."))
+    return {"known_B": label_B >= 0, "label_B": label_B}, findings
+
+
+def _values(
+    table: pd.DataFrame, outcome: RegressionOutcome, file: str
+) -> tuple[LabelArrays, list[Finding]]:
+    where = f"{file}, column {outcome.column}"
+    value_B, findings = _numbers(table[outcome.column], where, outcome.unit)
+    low, high = outcome.range
+    num_outside = int(((value_B < low) | (value_B > high)).sum())
+    if num_outside:
+        expected = f"values in [{low:g}, {high:g}] {outcome.unit}"
+        found = f"{num_outside} of {int((~np.isnan(value_B)).sum())} values outside"
+        findings.append(warning(where, expected, found, "They are clipped."))
+    known_B = ~np.isnan(value_B)
+    clipped_B = np.where(known_B, np.clip(value_B, low, high), 0.0).astype(np.float32)
+    return {"known_B": known_B, "value_B": clipped_B}, findings
+
+
+def _times(
+    table: pd.DataFrame, outcome: SurvivalOutcome, file: str
+) -> tuple[LabelArrays, list[Finding]]:
+    where = f"{file}, column {outcome.time_column}"
+    time_B, findings = _numbers(table[outcome.time_column], where, outcome.unit)
+    event_where = f"{file}, column {outcome.event_column}"
+    column = table[outcome.event_column]
+    event_B = np.asarray(column.map({"1": 1, "1.0": 1, "0": 0, "0.0": 0}).fillna(-1), dtype=int)
+    num_other = int((event_B < 0).sum()) - int(column.isna().sum())
+    if num_other:
+        found = f"{num_other} other values"
+        findings.append(error(event_where, "1 (event) or 0 (censored)", found, "Recode it."))
+    num_negative = int((time_B < 0).sum())
+    if num_negative:
+        action = "Count time from the start of observation."
+        findings.append(error(where, "times of 0 or more", f"{num_negative} below", action))
+    num_half = int((np.isnan(time_B) != (event_B < 0)).sum())
+    if num_half:
+        found = f"{num_half} patients with one of them"
+        action = "These patients count as unknown."
+        findings.append(warning(event_where, "time and event together", found, action))
+    if len(column) and column.isna().all():
+        findings.append(error(event_where, "events", "none", "Fill the column in."))
+    known_B = ~np.isnan(time_B) & (event_B >= 0)
+    if known_B.any() and not (event_B[known_B] == 1).any():
+        action = "Training goes on; the C-index is undefined for this site."
+        findings.append(warning(event_where, "an event or more", "none", action))
+    return {
+        "known_B": known_B,
+        "time_B": np.where(known_B, time_B, 0.0).astype(np.float32),
+        "event_B": known_B & (event_B == 1),
+    }, findings
+
+
+def _numbers(
+    column: "pd.Series[Any]", where: str, unit: str
+) -> tuple[NDArray[np.float64], list[Finding]]:
+    """The numbers of a column, NaN where missing; text and infinities are errors."""
+    parsed = pd.to_numeric(column, errors="coerce").astype("float64")
+    values_B = np.array(parsed.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
+    is_infinite_B = np.isinf(values_B)
+    num_unusable = int((np.isnan(values_B) & column.notna().to_numpy()).sum() + is_infinite_B.sum())
+    values_B[is_infinite_B] = np.nan
+    findings = _missing(column.isna().to_numpy(), where)
+    if num_unusable:
+        found = f"{num_unusable} cells of text or infinity"
+        findings.append(error(where, f"numbers in {unit}", found, "Fix the column."))
+    return values_B, findings
+
+
+def _missing(missing_B: NDArray[np.bool_], where: str) -> list[Finding]:
+    num_missing = int(missing_B.sum())
+    if num_missing == 0:
+        return []
+    if num_missing == len(missing_B):
+        return [error(where, "outcomes", "none", "Fill the column in.")]
+    found = f"{num_missing} patients without one"
+    return [warning(where, "an outcome", found, "It is not learned from them.")]

@@ -1,0 +1,173 @@
+"""`wardround predict`: a model's predictions for a hospital's own patients, at the hospital.
+
+The one place where predictions of patients are written, and it writes them where the hospital says,
+for the hospital alone. Nothing is sent.
+"""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from client.config import SiteConfig, load_site_config
+from client.contributions import MOST_GRANULARITIES, contributions
+from client.data import Cohort, pseudonym, read_cohort, usable_cohort
+from client.device import device_of
+from client.evaluation import Predictions, predict_at_site
+from client.personal import PersonalStore, load_personal, personal_folder
+from client.sources.tables import read_table
+from client.training import to_device
+from common.arrays import Arrays
+from common.errors import DataError, RunError, SiteConfigError, StudyError
+from common.files import write_atomically
+from common.model_file import read_model, study_of_model
+from common.models.patient_model import PatientModel, load_state, state_manifest
+from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
+from common.study import Study
+
+Columns = dict[str, list[str]]
+
+
+def predict_site(site_dir: Path, run: Path, out: Path, *, shared: bool = False) -> int:
+    """Writes predictions for all patients of a site to `out`; returns how many there are.
+
+    Guarantees:
+        - Every patient of the patients' table has a line, with or without a known outcome, from
+          whichever granularities they have; one without any is predicted from none.
+        - The file can be read by its owner alone, and lies outside of the run's folder, which
+          others may see.
+
+    Args:
+        run: the folder of a finished run (`model.safetensors`, `study.toml`, `results.json`).
+        shared: use the shared model also where the site has one of its own.
+
+    Raises:
+        SiteConfigError: the site folder is malformed, or `out` is taken or within `run`.
+        DataError: the data cannot be used; every reason is told.
+        RunError, StudyError: `run` holds no model with its study.
+    """
+    config = load_site_config(site_dir)
+    study = study_of_model(run)
+    if study is None:
+        raise RunError(
+            f"Expected study.toml beside the model in {run}, found none. Name the run's folder."
+        )
+    if len(study.granularities) > MOST_GRANULARITIES:
+        raise StudyError(
+            f"Expected at most {MOST_GRANULARITIES} granularities to tell the contributions of, "
+            f"found {len(study.granularities)}."
+        )
+    _check_place(out, run)
+    cohort = usable_cohort(*read_cohort(config, study, needs_outcomes=False))
+    model = _model(config, study, run, shared=shared)
+    device = device_of(config.device)
+    patients, trained_on = (to_device(c, device) for c in (cohort, cohort.train))
+    predictions = predict_at_site(model.to(device), patients, study, trained_on=trained_on)
+    columns = {"patient_id": _ids(config, cohort)} | _provenance(cohort)
+    for name, outcome in study.outcomes.items():
+        columns |= _predicted(name, outcome, predictions)
+    for name, (base_B, added_BG) in contributions(model, patients, study).items():
+        columns[f"{name}_from_nothing"] = _numbers(base_B)
+        for g, granularity in enumerate(study.granularities):
+            columns[f"{name}_from_{granularity}"] = _numbers(added_BG[:, g])
+    _write(out, columns)
+    return len(cohort)
+
+
+def _check_place(out: Path, run: Path) -> None:
+    if run.resolve() in out.resolve().parents:
+        raise SiteConfigError(
+            f"Expected --out outside of the run's folder, found it inside ({out}). Predictions "
+            "stay with the hospital; the run's folder may be the coordinator's."
+        )
+    if out.exists():
+        raise SiteConfigError(
+            f"Expected no file at {out}, found one. Nothing was changed; name another by --out."
+        )
+
+
+def _model(config: SiteConfig, study: Study, run: Path, *, shared: bool) -> PatientModel:
+    """The model of the run, with what the site keeps for itself where it took part."""
+    model = PatientModel(study)
+    try:
+        named = read_model(run)
+        load_state(model, Arrays.pack({b.name: named[b.name] for b in state_manifest(model)}))
+    except (KeyError, ValueError):
+        raise RunError(
+            f"Expected the model of the study beside it in {run}, found another. Copy both again."
+        ) from None
+    plan = study.personal
+    if shared or not (plan.has_model or plan.local_blocks):
+        return model
+    store = PersonalStore(personal_folder(config.state_dir, _run_id(run)))
+    if not load_personal(model, store, study.training.rounds) and plan.local_blocks:
+        raise RunError(
+            f"Expected what this hospital keeps for itself (personal.local_blocks) in "
+            f"{config.state_dir}, found nothing: it took no part in the run {run}, and without it "
+            "the shared model is not whole. --shared predicts with the untrained blocks."
+        )
+    return model
+
+
+def _run_id(run: Path) -> str:
+    try:
+        return str(json.loads((run / "results.json").read_text(encoding="utf-8"))["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(
+            f"Expected results.json of the run in {run}, found none that can be read. Copy it."
+        ) from None
+
+
+def _ids(config: SiteConfig, cohort: Cohort) -> list[str]:
+    """The ids behind the pseudonyms, in the order of the cohort."""
+    table, findings = read_table(config.patients)
+    if table is None:
+        raise DataError("\n".join(finding.sentence() for finding in findings))
+    ids: pd.Series[str] = table["patient_id"]
+    id_of = {pseudonym(patient_id): patient_id for patient_id in ids}
+    return [id_of[p] for p in cohort.pseudonym_B]
+
+
+def _provenance(cohort: Cohort) -> Columns:
+    """Whether the model may have been trained on the patient, and what it was predicted from."""
+    part = ["held_out" if is_test else "training" for is_test in cohort.is_test_B]
+    present = {name: arrays["present_B"] for name, arrays in cohort.arrays.items()}
+    predicted_from = [
+        " ".join(name for name, present_B in present.items() if present_B[b]) or "nothing"
+        for b in range(len(cohort))
+    ]
+    return {"part": part, "predicted_from": predicted_from}
+
+
+def _predicted(name: str, outcome: AnyOutcome, predictions: Predictions) -> Columns:
+    predicted_BP = predictions[name]
+    if isinstance(outcome, ClassOutcome):
+        classes = [outcome.classes[c] for c in predicted_BP.argmax(axis=1)]
+        return {name: classes} | {
+            f"{name}_probability_{label}": _numbers(predicted_BP[:, c])
+            for c, label in enumerate(outcome.classes)
+        }
+    if isinstance(outcome, RegressionOutcome):
+        return {name: _numbers(predicted_BP[:, 0])}
+    if outcome.loss == "cox":
+        return {f"{name}_rank": _numbers(1 - predicted_BP[:, 0])}
+    return {
+        f"{name}_survival_{cut_point:g}": _numbers(predicted_BP[:, k])
+        for k, cut_point in enumerate(outcome.cut_points)
+    }
+
+
+def _numbers(values_B: NDArray[np.float64]) -> list[str]:
+    return [f"{value:.6g}" for value in values_B]
+
+
+def _write(out: Path, columns: Columns) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_atomically(out, text.getvalue().encode(), durable=True, mode=0o600)

@@ -1,0 +1,63 @@
+"""The readers, by kind of granularity, and where each granularity of a site is read from.
+
+A new kind is one reader module beside this one and one line here.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from client.config import SiteConfig
+from client.findings import Finding, error, warning
+from client.sources.images import IMAGES
+from client.sources.markers import MARKERS
+from client.sources.notes import NOTES
+from client.sources.sequences import SEQUENCES
+from client.sources.series import SERIES
+from client.sources.source import GranularityArrays, Reader, Source
+from client.sources.tables import TABULAR, read_tabular
+from common.granularities import AnyGranularity, TabularGranularity
+
+READERS: dict[str, Reader[Any]] = {
+    "tabular": TABULAR,
+    "series": SERIES,
+    "images": IMAGES,
+    "markers": MARKERS,
+    "notes": NOTES,
+    "sequences": SEQUENCES,
+}
+
+
+def read_granularity(
+    config: SiteConfig,
+    name: str,
+    granularity: AnyGranularity,
+    *,
+    patients: pd.DataFrame,
+    ids: pd.Index,
+) -> tuple[GranularityArrays, list[Finding]]:
+    """The arrays of one granularity of a site, and what is wrong with its file.
+
+    A file that `site.toml` names must be there. Otherwise a site without one lacks the granularity;
+    a tabular granularity then has its columns in the patients' table.
+
+    Args:
+        patients: the patients' table, one row for each of `ids`.
+    """
+    reader = READERS[granularity.kind]
+    path = config.files.get(name)
+    if path is None:
+        candidates = [config.folder / f"{name}{suffix}" for suffix in reader.suffixes]
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    elif not path.is_file():
+        where = f"site.toml, data.files.{name}"
+        finding = error(where, "the file that it names", "none", "Correct the name, or remove it.")
+        return reader.absent(granularity, len(ids)), [finding]
+    if path is not None:
+        source = Source(granularity=name, path=path, ids=ids, identifiers=config.identifiers)
+        return reader.read(source, granularity)
+    if isinstance(granularity, TabularGranularity):
+        return read_tabular(patients, granularity, name=name, file=config.patients.name)
+    expected = f"a file of granularity {name} ({', '.join(s.lstrip('.') for s in reader.suffixes)})"
+    finding = warning(config.folder.name, expected, "none", "This site takes part without it.")
+    return reader.absent(granularity, len(ids)), [finding]

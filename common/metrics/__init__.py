@@ -1,0 +1,1 @@
+"""Mergeable statistics of predictions, a module per kind of outcome, and the metrics they give."""

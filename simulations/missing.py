@@ -1,0 +1,228 @@
+"""Missing granularities: what a model is worth when a patient has some of them and not the others.
+
+For every non-empty subset of the study's granularities, held-out patients are predicted from that
+subset alone, by four ways of training across the same hospitals: ours (masked fusion, averaging per
+granularity), zero-filling (what is absent counts as present and zero, plain averaging), the
+intersection (only the granularities that every hospital has), and each hospital alone.
+
+Federated training is the plain loop, whose model equals the engine's bit for bit.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.data import Cohort
+from client.evaluation import predict
+from client.training import to_device
+from common.errors import StudyError
+from common.metrics.evaluation import statistics_of
+from common.metrics.statistics import Metrics
+from common.models.patient_model import PatientModel, load_state
+from common.study import Study
+from common.study_file import override, without_granularity
+from simulations.arms import train_centrally
+from simulations.bench.plain_loop import PlainSite, plain_loop, read_sites
+from simulations.oracle import Evaluated, pooled
+
+OURS = "masked fusion, per-granularity averaging"
+METHODS = (OURS, "zero-filling", "intersection", "local only")
+_MOST_GRANULARITIES = 8
+
+Subset = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingResult:
+    """Exact metrics of the first outcome, of one method, seed and subset of granularities.
+
+    They are of the held-out patients of all sites who have the whole subset; of any more that they
+    have, nothing is shown to the model.
+    """
+
+    method: str
+    seed: int
+    subset: Subset
+    metrics: Metrics
+
+
+def run_missing(
+    study: Study,
+    sites: Path,
+    *,
+    seeds: Sequence[int],
+    jobs: int,
+    on_done: Callable[[str], None] = lambda _: None,
+) -> list[MissingResult]:
+    """The results of every method, seed and subset.
+
+    Args:
+        jobs: processes at once; results do not depend on it.
+        on_done: told of each seed that is finished.
+
+    Raises:
+        StudyError: the study has one granularity, or too many to try all subsets.
+    """
+    if not 2 <= len(study.granularities) <= _MOST_GRANULARITIES:
+        raise StudyError(
+            f"Expected 2 to {_MOST_GRANULARITIES} granularities to try all subsets of, found "
+            f"{len(study.granularities)} in '{study.name}'."
+        )
+    results: list[MissingResult] = []
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        pending = {pool.submit(run_seed, study, sites, seed=seed): seed for seed in seeds}
+        for future in as_completed(pending):
+            results += future.result()
+            on_done(f"seed {pending[future]}")
+    return sorted(results, key=lambda r: (r.seed, METHODS.index(r.method)))
+
+
+def run_seed(study: Study, sites: Path, *, seed: int) -> list[MissingResult]:
+    """The results of every method and subset for one seed."""
+    torch.set_num_threads(1)
+    study = override(study, training__seed=seed)
+    hospitals = read_sites(study, sites)
+    ways = {
+        OURS: _ours(study, hospitals),
+        "zero-filling": _zero_filling(study, hospitals),
+        "intersection": _intersection(study, sites, hospitals),
+        "local only": _local_only(study, hospitals),
+    }
+    return [
+        MissingResult(
+            method=method,
+            seed=seed,
+            subset=subset,
+            metrics=_evaluate(way, hospitals, study, subset),
+        )
+        for method, way in ways.items()
+        for subset in subsets_of(study)
+    ]
+
+
+def subsets_of(study: Study) -> list[Subset]:
+    """All non-empty subsets of the granularities, the small ones first."""
+    names = list(study.granularities)
+    sizes = range(1, len(names) + 1)
+    return list(chain.from_iterable(combinations(names, size) for size in sizes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """A way of training, once trained.
+
+    Attributes:
+        models: by site; of a federation, the same for all.
+        study: which the models are of; it may lack granularities.
+        shows: what of a cohort the models are shown, given the subset: by site.
+    """
+
+    models: Mapping[str, PatientModel]
+    study: Study
+    shows: Callable[[str, Cohort, Subset], Cohort]
+
+
+def _ours(study: Study, hospitals: list[PlainSite]) -> _Way:
+    return _Way(models=_federated(study, hospitals), study=study, shows=_hide_others)
+
+
+def _zero_filling(study: Study, hospitals: list[PlainSite]) -> _Way:
+    filled = [_filled(site) for site in hospitals]
+
+    def shows(_: str, cohort: Cohort, subset: Subset) -> Cohort:
+        return _zero_filled(_hide_others("", cohort, subset))
+
+    return _Way(models=_federated(study, filled), study=study, shows=shows)
+
+
+def _intersection(study: Study, folder: Path, hospitals: list[PlainSite]) -> _Way:
+    """The study without the granularities that some hospital lacks; at least the commonest one."""
+    counts = {
+        name: sum(site.counts[name] > 0 for site in hospitals) for name in study.granularities
+    }
+    commonest = max(counts, key=lambda name: counts[name])
+    smaller = study
+    for name, count in counts.items():
+        if count < len(hospitals) and name != commonest:
+            smaller = without_granularity(smaller, name)
+    return _Way(
+        models=_federated(smaller, read_sites(smaller, folder)), study=smaller, shows=_hide_others
+    )
+
+
+def _local_only(study: Study, hospitals: list[PlainSite]) -> _Way:
+    """Each hospital's own model; what it has never seen is hidden from it."""
+    models = {s.name: train_centrally(study, s.cohort.train, site=s.name) for s in hospitals}
+    known = {
+        s.name: {g for g, a in s.cohort.train.arrays.items() if a["present_B"].any()}
+        for s in hospitals
+    }
+
+    def shows(site: str, cohort: Cohort, subset: Subset) -> Cohort:
+        return _hide_others(site, cohort, tuple(g for g in subset if g in known[site]))
+
+    return _Way(models=models, study=study, shows=shows)
+
+
+def _federated(study: Study, hospitals: list[PlainSite]) -> dict[str, PatientModel]:
+    model = PatientModel(study)
+    load_state(model, plain_loop(study, hospitals).model)
+    return dict.fromkeys((site.name for site in hospitals), model)
+
+
+def _evaluate(way: _Way, hospitals: list[PlainSite], study: Study, subset: Subset) -> Metrics:
+    """The metrics over the held-out patients of all sites who have the whole subset."""
+    parts: list[Evaluated] = []
+    for site in hospitals:
+        held_out = site.cohort.test
+        has_all_B = np.all([held_out.arrays[g]["present_B"] for g in subset], axis=0)
+        patients = held_out.select(has_all_B)
+        shown = way.shows(site.name, patients, subset)
+        arrays = {name: shown.arrays[name] for name in way.study.granularities}
+        on_device = to_device(replace(shown, arrays=arrays), torch.device("cpu"))
+        parts.append((predict(way.models[site.name], on_device), patients.outcomes))
+    name, statistics = next(iter(statistics_of(study).items()))
+    predictions, outcomes = pooled(parts)
+    return statistics.exact_metrics(predictions[name], outcomes[name])
+
+
+def _hide_others(_: str, cohort: Cohort, subset: Subset) -> Cohort:
+    """The patients as if nobody had any granularity beside those of `subset`."""
+    arrays = {
+        name: a if name in subset else {**a, "present_B": np.zeros(len(cohort), dtype=np.bool_)}
+        for name, a in cohort.arrays.items()
+    }
+    return replace(cohort, arrays=arrays)
+
+
+def _zero_filled(cohort: Cohort) -> Cohort:
+    """The patients with every granularity "present", and zeros in the place of what is absent."""
+    arrays = {}
+    for name, a in cohort.arrays.items():
+        present_B = a["present_B"]
+        filled = {
+            key: np.where(present_B.reshape(-1, *[1] * (value.ndim - 1)), value, 0).astype(
+                value.dtype
+            )
+            for key, value in a.items()
+        }
+        arrays[name] = filled | {"present_B": np.ones(len(cohort), dtype=np.bool_)}
+    return replace(cohort, arrays=arrays)
+
+
+def _filled(site: PlainSite) -> PlainSite:
+    """The hospital for zero-filling: every patient counts for every granularity."""
+    cohort, cpu = _zero_filled(site.cohort), torch.device("cpu")
+    return replace(
+        site,
+        counts=dict.fromkeys(site.counts, site.counts["patients"]),
+        cohort=cohort,
+        train=to_device(cohort.train, cpu),
+        test=to_device(cohort.test, cpu),
+    )
