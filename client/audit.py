@@ -3,6 +3,7 @@
 Names, sizes, norms and digests; never a value of a patient and never the arrays themselves.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.files import sync_folder
+from common.wire import Reply, Task
 
 
 def utc_now() -> datetime:
@@ -45,6 +47,30 @@ class AuditLog:
                 os.fsync(file.fileno())
         if is_new and self._durable:
             sync_folder(self._path.parent)
+
+
+def audit_line(task: Task, reply: Reply, kept_back: list[str]) -> dict[str, object]:
+    """What the log says of an answer: names, counts and digests.
+
+    Args:
+        kept_back: names of what the policy withheld.
+    """
+    arrays = reply.arrays
+    return {
+        "site": reply.site,
+        "study_hash": task.study_hash,
+        "run_id": reply.run_id,
+        "round": reply.round,
+        "nonce": reply.nonce,
+        "kind": reply.kind.value,
+        "status": reply.status,
+        "withheld": kept_back,
+        "counts": dict(reply.counts),
+        "statistics": sorted(reply.metrics),
+        "num_elements": 0 if arrays is None else arrays.flat.size,
+        "norm": None if arrays is None else round(arrays.norm(), 6),
+        "sha256": None if arrays is None else hashlib.sha256(arrays.flat.tobytes()).hexdigest(),
+    }
 
 
 def _is_torn(file: BinaryIO) -> bool:

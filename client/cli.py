@@ -77,8 +77,12 @@ def predict(
     """
     from client.prediction import predict_site
 
-    num_patients = predict_site(site_dir, run, out, shared=shared)
-    typer.echo(f"wrote {num_patients} predictions to {out} (readable by you alone; not sent)")
+    predicted = predict_site(site_dir, run, out, shared=shared)
+    for note in predicted.notes:
+        typer.echo(note)
+    typer.echo(
+        f"wrote {predicted.num_patients} predictions to {out} (readable by you alone; not sent)"
+    )
 
 
 def mount(app: typer.Typer) -> None:

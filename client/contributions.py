@@ -6,13 +6,17 @@ granularities.
 Letters of shapes: B patients, G granularities, T tokens, W logits, S subsets.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain, combinations
 from math import factorial
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.recalibration import add_intercept
 from client.training import Patients
 from common.models.patient_model import PatientModel
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
@@ -26,20 +30,42 @@ _SMALLEST_SCORE = 1e-12
 _BATCH = 512
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contributions:
+    """What the score of each patient is made of, for one outcome.
+
+    Attributes:
+        nothing_B: the score without any granularity.
+        granularities_BG: what each granularity adds to it.
+        site_B: what the site's own intercept adds to it.
+    """
+
+    nothing_B: Floats
+    granularities_BG: Floats
+    site_B: Floats
+
+
 def contributions(
-    model: PatientModel, patients: Patients, study: Study
-) -> dict[str, tuple[Floats, Floats]]:
-    """By outcome: the score without any granularity (B,), and what each one adds to it (B, G).
+    model: PatientModel,
+    patients: Patients,
+    study: Study,
+    intercepts: Mapping[str, Floats] = MappingProxyType({}),
+) -> dict[str, Contributions]:
+    """What the score of each patient is made of, by outcome.
 
     Guarantees:
-        - They add up: score without any + sum over granularities = score of the patient.
-        - An absent granularity contributes exactly 0.
+        - They add up: score without any + sum over granularities + site = score of the patient.
+        - An absent granularity contributes exactly 0, and so does a site without an intercept.
 
     The score of a patient is, by kind of outcome: the log odds of the second class (binary) or of
     the predicted class (multiclass); the value, in its unit; the mean probability of the event by
     the cut points (survival).
 
     Source: Shapley 1953; as in Lundberg and Lee 2017, equation 4, over granularities.
+
+    Args:
+        intercepts: the site's own, of outcomes of classes; the site joins last, after all
+            granularities.
 
     Raises:
         ValueError: more than `MOST_GRANULARITIES`.
@@ -48,9 +74,13 @@ def contributions(
     if num_granularities > MOST_GRANULARITIES:
         raise ValueError(f"expected at most {MOST_GRANULARITIES} granularities")
     subsets = _subsets(num_granularities)
-    scores = _scores(model, patients, study, subsets)
+    scores = _scores(model, patients, study, subsets, intercepts)
     return {
-        name: (score_SB[0], _shapley(score_SB, subsets, num_granularities))
+        name: Contributions(
+            nothing_B=score_SB[0],
+            granularities_BG=_shapley(score_SB, subsets, num_granularities),
+            site_B=score_SB[-1] - score_SB[-2],
+        )
         for name, score_SB in scores.items()
     }
 
@@ -61,9 +91,13 @@ def _subsets(num: int) -> list[tuple[int, ...]]:
 
 
 def _scores(
-    model: PatientModel, patients: Patients, study: Study, subsets: list[tuple[int, ...]]
+    model: PatientModel,
+    patients: Patients,
+    study: Study,
+    subsets: list[tuple[int, ...]],
+    intercepts: Mapping[str, Floats],
 ) -> dict[str, Floats]:
-    """The score of each patient that is predicted from each subset, (S, B), by outcome."""
+    """The score of each patient predicted from each subset, and from all and the site, (S+1, B)."""
     model.eval()
     parts: dict[str, list[Floats]] = {name: [] for name in study.outcomes}
     with torch.inference_mode():
@@ -78,7 +112,10 @@ def _scores(
                 predicted.append(model.predictions(model.read_out(tokens_BTD, shown_BT)))
             for name, outcome in study.outcomes.items():
                 predicted_SBP = torch.stack([p[name] for p in predicted]).cpu().numpy()
-                parts[name].append(_score(predicted_SBP, outcome))
+                last_BP = predicted_SBP[-1]
+                if name in intercepts:
+                    last_BP = add_intercept(last_BP, intercepts[name])
+                parts[name].append(_score(np.concatenate([predicted_SBP, last_BP[None]]), outcome))
     return {name: np.concatenate(score, axis=1) for name, score in parts.items()}
 
 

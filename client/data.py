@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from client.config import SiteConfig
 from client.findings import Finding, error, raise_errors, warning
-from client.outcomes import read_outcomes
+from client.outcomes import read_outcomes, without_rare
 from client.sources.identifiers import column_findings
 from client.sources.readers import read_granularity
 from client.sources.tables import read_table
@@ -115,7 +115,8 @@ def read_cohort(
 
     Args:
         needs_outcomes: leave out patients of whom no outcome is known; otherwise all patients are
-            there, and what is wrong with outcomes is nobody's concern.
+            there, and what is wrong with outcomes is nobody's concern. Those who are in no part
+            of the split, or in the fold for validation, then count as held out.
     """
     file = config.patients.name
     table, findings = read_table(config.patients)
@@ -128,7 +129,7 @@ def read_cohort(
     )
     outcomes, found = read_outcomes(table, study.outcomes, file=file)
     findings += found if needs_outcomes else []
-    is_test_B, found = _split(table, ids, study.evaluation, file)
+    is_test_B, found = _split(table, ids, study.evaluation, file, needs_all=needs_outcomes)
     findings += found
     arrays: dict[str, ArraysByName] = {}
     for name, granularity in study.granularities.items():
@@ -147,11 +148,17 @@ def read_cohort(
         is_test_B=is_test_B,
         pseudonym_B=np.array([pseudonym(i) for i in ids]),
     )
+    fold = study.evaluation.validation_fold
+    is_fold_B = np.zeros(len(ids), dtype=np.bool_)
+    if fold is not None:
+        is_fold_B = _fold_of(ids, study.evaluation) == fold
     if not needs_outcomes:
-        return cohort, findings
+        return replace(cohort, is_test_B=is_test_B | is_fold_B), findings
+    is_train_B = ~is_test_B & ~is_fold_B
+    outcomes, found = without_rare(outcomes, is_train_B, config.policy.smallest_group, file=file)
+    cohort, findings = replace(cohort, outcomes=outcomes), findings + found
     is_known_B = np.any([a["known_B"] for a in outcomes.values()], axis=0)
-    if study.evaluation.validation_fold is not None:
-        is_fold_B = _fold_of(ids, study.evaluation) == study.evaluation.validation_fold
+    if fold is not None:
         return replace(cohort, is_test_B=is_fold_B).select(~is_test_B & is_known_B), findings
     return cohort.select(is_known_B), findings
 
@@ -211,20 +218,25 @@ def _different(ids: "pd.Series[str]") -> pd.Index:
 
 
 def _split(
-    table: pd.DataFrame, ids: "pd.Series[str]", plan: Evaluation, file: str
+    table: pd.DataFrame, ids: "pd.Series[str]", plan: Evaluation, file: str, *, needs_all: bool
 ) -> tuple[NDArray[np.bool_], list[Finding]]:
-    """Who is held out: by the split column where there is one, else by a hash of the id."""
+    """Who is held out: by the split column where there is one, else by a hash of the id.
+
+    Args:
+        needs_all: an empty cell is an error; otherwise such a patient is held out.
+    """
     if plan.split_column not in table.columns:
         place_B = _places(ids, plan.split_seed, "test")
         return place_B < plan.test_fraction, []
     column = table[plan.split_column]
     where = f"{file}, column {plan.split_column}"
-    num_other = int((~column.isin(["train", "test"])).sum())
+    is_empty_B = column.isna()
+    num_other = int((~column.isin(["train", "test"]) & (needs_all | ~is_empty_B)).sum())
     findings = []
     if num_other:
         found = f"{num_other} other values"
         findings.append(error(where, "train or test for every patient", found, "Fix the column."))
-    return (column == "test").fillna(False).to_numpy(dtype=np.bool_), findings
+    return (column.eq("test").fillna(False) | is_empty_B).to_numpy(dtype=np.bool_), findings
 
 
 def _fold_of(ids: "pd.Series[str]", plan: Evaluation) -> NDArray[np.int64]:

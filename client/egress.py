@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.policy import Policy
 from common.arrays import Arrays, Manifest, slices_of
 from common.errors import Refusal, RefusalCode
 from common.metrics.evaluation import SECONDS, declared_sizes, groups_of
 from common.models.patient_model import SHARED, block_owner
+from common.normalisation import MOMENTS
 from common.study import Study
 from common.wire import OK, Reply, TaskKind
+
+Floats = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,8 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
         - A refusal carries a code and nothing else.
         - A count of 1 to `smallest_group` - 1 leaves as 0, and the update of that granularity's
           encoder as zeros, as do the moments of a feature that so few patients have. If so few lack
-          a granularity, all count as having it.
+          a granularity, all count as having it; and if so few of those who have it lack a feature,
+          all of them count, with about the same mean and deviation.
         - Statistics of an outcome over fewer held-out patients than `smallest_group` do not leave,
           nor do any without the number of patients that they are over.
         - The L2 norm of an update is at most `max_update_norm`.
@@ -66,8 +71,9 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
     _only_declared_arrays(reply, declared)
     _only_declared_counts(reply, declared)
     _only_declared_metrics(reply, declared)
-    if reply.kind is TaskKind.ENROL:
-        reply = _withhold_small_moments(reply, policy)
+    if reply.kind is TaskKind.ENROL and reply.arrays is not None:
+        moments = released_moments(reply.arrays, reply.counts, policy)
+        reply = replace(reply, arrays=moments)
     reply = _withhold_small_counts(reply, policy)
     reply = _withhold_metrics(reply, policy, declared)
     return _bound_norm(reply, policy)
@@ -132,16 +138,48 @@ def _withhold_small_counts(reply: Reply, policy: Policy) -> Reply:
     return replace(reply, counts=counts, arrays=arrays)
 
 
-def _withhold_small_moments(reply: Reply, policy: Policy) -> Reply:
-    """A feature may be rarer than its granularity, and a sum over one patient is that value."""
-    if reply.arrays is None:
-        return reply
-    named = reply.arrays.unpack()
-    kept = {}
-    for name, values_F in named.items():
-        count_F = named[f"{name.rpartition('.')[0]}.count"]
-        kept[name] = np.where(count_F < policy.smallest_group, 0.0, values_F)
-    return replace(reply, arrays=Arrays.pack(kept, dtype=np.float64))
+def released_moments(moments: Arrays, counts: Mapping[str, int], policy: Policy) -> Arrays:
+    """The moments as they may leave: of a feature that few have nothing, and not that few lack it.
+
+    A feature may be rarer than its granularity, and a sum over one patient is that value. Where a
+    few of those who have the granularity lack a feature, they count as if they had its mean.
+
+    Args:
+        counts: the site's own, as they were before `released_counts`.
+    """
+    group = policy.smallest_group
+    released = released_counts(counts, policy)
+    named = dict(moments.unpack())
+    for name in {block.rpartition(".")[0] for block in named}:
+        count_F, sum_F, squares_F = (
+            named[f"{name}.{moment}"].astype(np.float64) for moment in MOMENTS
+        )
+        most = float(released.get(name, 0))
+        is_small_F = count_F < group
+        is_near_F = ~is_small_F & (count_F < most) & (count_F > most - group)
+        mean_F, square_F = _blurred(sum_F, squares_F, np.maximum(count_F, 1.0))
+        for moment, value_F, blurred_F in (
+            ("count", count_F, np.full_like(count_F, most)),
+            ("sum", sum_F, most * mean_F),
+            ("sum_squares", squares_F, most * square_F),
+        ):
+            kept_F = np.where(is_near_F, blurred_F, value_F)
+            named[f"{name}.{moment}"] = np.where(is_small_F, 0.0, kept_F)
+    return Arrays.pack({b.name: named[b.name] for b in moments.manifest}, dtype=np.float64)
+
+
+def _blurred(sum_F: Floats, squares_F: Floats, count_F: Floats) -> tuple[Floats, Floats]:
+    """Mean and mean square, to a 64th of the deviation.
+
+    From all digits of a mean of whole numbers its denominator, the count, could be told.
+    """
+    mean_F = sum_F / count_F
+    deviation_F = np.sqrt(np.maximum(squares_F / count_F - mean_F**2, 0.0))
+    # A deviation of 0 is left at the smallest step that half ranges are looked at with.
+    step_F = np.exp2(np.floor(np.log2(np.maximum(deviation_F, 2.0**-10)))) / 64
+    mean_F = np.clip(np.round(mean_F / step_F) * step_F, -1.0, 1.0)
+    deviation_F = np.round(deviation_F / step_F) * step_F
+    return mean_F, np.minimum(mean_F**2 + deviation_F**2, 1.0)
 
 
 def _withhold_metrics(reply: Reply, policy: Policy, declared: Declared) -> Reply:

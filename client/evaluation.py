@@ -2,7 +2,7 @@
 
 Predictions stay here; only `EvaluationSums` go to the egress.
 
-Letters of shapes: B patients, P predicted numbers of a patient (by kind of outcome).
+Letters of shapes: B patients, C classes, P predicted numbers of a patient (by kind of outcome).
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,8 @@ from common.study import Study
 
 # By outcome: (B, P) of what its head predicts.
 Predictions = Mapping[str, NDArray[np.float64]]
+# By outcome of classes: a site's own intercepts (C,), on the scale of logits.
+Intercepts = Mapping[str, NDArray[np.float64]]
 # By outcome, then by array name: what `Cohort.outcomes` holds.
 Outcomes = Mapping[str, Mapping[str, NDArray[Any]]]
 
@@ -49,19 +51,28 @@ def predict_at_site(
     Args:
         trained_on: the site's training patients, whom the intercepts are fitted to.
     """
-    predictions = dict(predict(model, patients))
-    if study.model.site_intercept_sd == 0:
-        return predictions
-    own = predict(model, trained_on)
-    for name, outcome in study.outcomes.items():
-        if isinstance(outcome, ClassOutcome):
-            labels = outcomes_of(trained_on)[name]
-            known_B = labels["known_B"]
-            intercept_C = fit_intercept(
-                own[name][known_B], labels["label_B"][known_B], study.model.site_intercept_sd
-            )
-            predictions[name] = add_intercept(predictions[name], intercept_C)
-    return predictions
+    intercepts = fit_intercepts(model, trained_on, study)
+    return with_intercepts(predict(model, patients), intercepts)
+
+
+def fit_intercepts(model: PatientModel, trained_on: Patients, study: Study) -> Intercepts:
+    """The site's own intercepts of each outcome of classes; none where the study has none."""
+    sd = study.model.site_intercept_sd
+    named = [name for name, o in study.outcomes.items() if isinstance(o, ClassOutcome)]
+    if sd == 0 or not named:
+        return {}
+    own, labels = predict(model, trained_on), outcomes_of(trained_on)
+    intercepts = {}
+    for name in named:
+        known_B = labels[name]["known_B"]
+        intercepts[name] = fit_intercept(own[name][known_B], labels[name]["label_B"][known_B], sd)
+    return intercepts
+
+
+def with_intercepts(predictions: Predictions, intercepts: Intercepts) -> Predictions:
+    """The predictions once the intercepts are added to the logits of their outcomes."""
+    moved = {name: add_intercept(predictions[name], i_C) for name, i_C in intercepts.items()}
+    return {**predictions, **moved}
 
 
 def outcomes_of(patients: Patients) -> Outcomes:

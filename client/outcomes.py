@@ -15,6 +15,12 @@ from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome, Surviva
 
 LabelArrays = dict[str, NDArray[Any]]
 
+# As `max_unusable_fraction` of granularities: beyond it, the unit is wrong rather than the values.
+_MAX_OUTSIDE = 0.05
+# Beyond it, hardly any time tells of anything: days for months, or the other way round.
+_MAX_UNTELLING = 0.95
+_FEWEST_TIMES = 20  # fewer may lie anywhere
+
 
 def read_outcomes(
     table: pd.DataFrame, outcomes: Mapping[str, AnyOutcome], *, file: str
@@ -35,6 +41,35 @@ def read_outcomes(
         arrays[name], found = read_outcome(table, outcome, file=file)
         findings += found
     return arrays, findings
+
+
+def without_rare(
+    outcomes: Mapping[str, LabelArrays],
+    is_train_B: NDArray[np.bool_],
+    smallest_group: int,
+    *,
+    file: str,
+) -> tuple[dict[str, LabelArrays], list[Finding]]:
+    """The outcomes, with what too few training patients have as unknown in training.
+
+    The update of its head would be withheld, but not what encoders learn from it. Of a single
+    outcome, all patients are too few, and then nothing is sent.
+    """
+    if len(outcomes) < 2:
+        return dict(outcomes), []
+    kept, findings = {}, []
+    for name, arrays in outcomes.items():
+        is_used_B = arrays["known_B"] & is_train_B
+        kept[name] = arrays
+        if 0 < is_used_B.sum() < smallest_group:
+            kept[name] = {
+                key: np.where(is_used_B, -1 if key == "label_B" else 0, value).astype(value.dtype)
+                for key, value in arrays.items()
+            }
+            expected = f"{name} of {smallest_group} training patients or more, or of none"
+            action = "It is not learned at this site (policy.smallest_group)."
+            findings.append(warning(file, expected, f"{is_used_B.sum()}", action))
+    return kept, findings
 
 
 def _is_lacking(table: pd.DataFrame, outcome: AnyOutcome) -> bool:
@@ -103,8 +138,13 @@ def _values(
     num_outside = int(((value_B < low) | (value_B > high)).sum())
     if num_outside:
         expected = f"values in [{low:g}, {high:g}] {outcome.unit}"
-        found = f"{num_outside} of {int((~np.isnan(value_B)).sum())} values outside"
-        findings.append(warning(where, expected, found, "They are clipped."))
+        num_known = int((~np.isnan(value_B)).sum())
+        found = f"{num_outside} of {num_known} values outside"
+        if num_outside > _MAX_OUTSIDE * num_known:
+            action = "Check the unit, or widen the range in the study."
+            findings.append(error(where, expected, found, action))
+        else:
+            findings.append(warning(where, expected, found, "They are clipped."))
     known_B = ~np.isnan(value_B)
     clipped_B = np.where(known_B, np.clip(value_B, low, high), 0.0).astype(np.float32)
     return {"known_B": known_B, "value_B": clipped_B}, findings
@@ -137,11 +177,29 @@ def _times(
     if known_B.any() and not (event_B[known_B] == 1).any():
         action = "Training goes on; the C-index is undefined for this site."
         findings.append(warning(event_where, "an event or more", "none", action))
+    findings += _interval_findings(time_B[known_B], outcome, where)
     return {
         "known_B": known_B,
         "time_B": np.where(known_B, time_B, 0.0).astype(np.float32),
         "event_B": known_B & (event_B == 1),
     }, findings
+
+
+def _interval_findings(
+    times: NDArray[np.float64], outcome: SurvivalOutcome, where: str
+) -> list[Finding]:
+    """A warning where nearly all times lie in the first interval, or beyond the last one."""
+    first, last = outcome.cut_points[0], outcome.cut_points[-1]
+    expected = f"times in {outcome.unit}, spread over 0 to {last:g}"
+    action = f"Check that the column is in {outcome.unit}."
+    return [
+        warning(where, expected, f"{num} of {len(times)} {place}", action)
+        for num, place in (
+            (int((times <= first).sum()), f"in the first interval (to {first:g})"),
+            (int((times > last).sum()), f"beyond the last one ({last:g})"),
+        )
+        if len(times) >= _FEWEST_TIMES and num > _MAX_UNTELLING * len(times)
+    ]
 
 
 def _numbers(

@@ -6,7 +6,7 @@ for the hospital alone. Nothing is sent.
 
 import csv
 import io
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +17,27 @@ from client.config import SiteConfig, load_site_config
 from client.contributions import MOST_GRANULARITIES, contributions
 from client.data import Cohort, pseudonym, read_cohort, usable_cohort
 from client.device import device_of
-from client.evaluation import Predictions, predict_at_site
-from client.personal import PersonalStore, load_personal, personal_folder
+from client.evaluation import Predictions, predict, with_intercepts
+from client.run_model import has_intercepts, load_run_model
 from client.sources.tables import read_table
 from client.training import to_device
-from common.arrays import Arrays
 from common.errors import DataError, RunError, SiteConfigError, StudyError
 from common.files import write_atomically
-from common.model_file import read_model, study_of_model
-from common.models.patient_model import PatientModel, load_state, state_manifest
+from common.model_file import study_of_model
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
-from common.study import Study
 
 Columns = dict[str, list[str]]
 
 
-def predict_site(site_dir: Path, run: Path, out: Path, *, shared: bool = False) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """How many patients were predicted, and sentences that whoever asked should read."""
+
+    num_patients: int
+    notes: tuple[str, ...]
+
+
+def predict_site(site_dir: Path, run: Path, out: Path, *, shared: bool = False) -> Predicted:
     """Writes predictions for all patients of a site to `out`; returns how many there are.
 
     Guarantees:
@@ -40,6 +45,9 @@ def predict_site(site_dir: Path, run: Path, out: Path, *, shared: bool = False) 
           whichever granularities they have; one without any is predicted from none.
         - The file can be read by its owner alone, and lies outside of the run's folder, which
           others may see.
+        - The contributions of a line add up to the score of its prediction.
+        - What is predicted of a patient does not depend on who else is in the folder, nor on
+          outcomes.
 
     Args:
         run: the folder of a finished run (`model.safetensors`, `study.toml`, `results.json`).
@@ -48,7 +56,8 @@ def predict_site(site_dir: Path, run: Path, out: Path, *, shared: bool = False) 
     Raises:
         SiteConfigError: the site folder is malformed, or `out` is taken or within `run`.
         DataError: the data cannot be used; every reason is told.
-        RunError, StudyError: `run` holds no model with its study.
+        RunError, StudyError: `run` holds no model with its study, or the study has models of the
+            sites' own and this site none.
     """
     config = load_site_config(site_dir)
     study = study_of_model(run)
@@ -63,19 +72,22 @@ def predict_site(site_dir: Path, run: Path, out: Path, *, shared: bool = False) 
         )
     _check_place(out, run)
     cohort = usable_cohort(*read_cohort(config, study, needs_outcomes=False))
-    model = _model(config, study, run, shared=shared)
+    loaded = load_run_model(config, study, run, shared=shared)
     device = device_of(config.device)
-    patients, trained_on = (to_device(c, device) for c in (cohort, cohort.train))
-    predictions = predict_at_site(model.to(device), patients, study, trained_on=trained_on)
+    model, intercepts = loaded.model.to(device), loaded.intercepts
+    patients = to_device(cohort, device)
+    predictions = with_intercepts(predict(model, patients), intercepts)
     columns = {"patient_id": _ids(config, cohort)} | _provenance(cohort)
     for name, outcome in study.outcomes.items():
         columns |= _predicted(name, outcome, predictions)
-    for name, (base_B, added_BG) in contributions(model, patients, study).items():
-        columns[f"{name}_from_nothing"] = _numbers(base_B)
+    for name, parts in contributions(model, patients, study, intercepts).items():
+        columns[f"{name}_from_nothing"] = _numbers(parts.nothing_B)
         for g, granularity in enumerate(study.granularities):
-            columns[f"{name}_from_{granularity}"] = _numbers(added_BG[:, g])
+            columns[f"{name}_from_{granularity}"] = _numbers(parts.granularities_BG[:, g])
+        if has_intercepts(study)[name]:
+            columns[f"{name}_from_site"] = _numbers(parts.site_B)
     _write(out, columns)
-    return len(cohort)
+    return Predicted(num_patients=len(cohort), notes=loaded.notes)
 
 
 def _check_place(out: Path, run: Path) -> None:
@@ -90,38 +102,6 @@ def _check_place(out: Path, run: Path) -> None:
         )
 
 
-def _model(config: SiteConfig, study: Study, run: Path, *, shared: bool) -> PatientModel:
-    """The model of the run, with what the site keeps for itself where it took part."""
-    model = PatientModel(study)
-    try:
-        named = read_model(run)
-        load_state(model, Arrays.pack({b.name: named[b.name] for b in state_manifest(model)}))
-    except (KeyError, ValueError):
-        raise RunError(
-            f"Expected the model of the study beside it in {run}, found another. Copy both again."
-        ) from None
-    plan = study.personal
-    if shared or not (plan.has_model or plan.local_blocks):
-        return model
-    store = PersonalStore(personal_folder(config.state_dir, _run_id(run)))
-    if not load_personal(model, store, study.training.rounds) and plan.local_blocks:
-        raise RunError(
-            f"Expected what this hospital keeps for itself (personal.local_blocks) in "
-            f"{config.state_dir}, found nothing: it took no part in the run {run}, and without it "
-            "the shared model is not whole. --shared predicts with the untrained blocks."
-        )
-    return model
-
-
-def _run_id(run: Path) -> str:
-    try:
-        return str(json.loads((run / "results.json").read_text(encoding="utf-8"))["run_id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RunError(
-            f"Expected results.json of the run in {run}, found none that can be read. Copy it."
-        ) from None
-
-
 def _ids(config: SiteConfig, cohort: Cohort) -> list[str]:
     """The ids behind the pseudonyms, in the order of the cohort."""
     table, findings = read_table(config.patients)
@@ -134,7 +114,9 @@ def _ids(config: SiteConfig, cohort: Cohort) -> list[str]:
 
 def _provenance(cohort: Cohort) -> Columns:
     """Whether the model may have been trained on the patient, and what it was predicted from."""
-    part = ["held_out" if is_test else "training" for is_test in cohort.is_test_B]
+    is_known_B = np.any([a["known_B"] for a in cohort.outcomes.values()], axis=0)
+    part_B = np.where(cohort.is_test_B, "held_out", "training")
+    part = np.where(is_known_B, part_B, "new").tolist()
     present = {name: arrays["present_B"] for name, arrays in cohort.arrays.items()}
     predicted_from = [
         " ".join(name for name, present_B in present.items() if present_B[b]) or "nothing"

@@ -1,10 +1,10 @@
 """Recalibration at a site: the global model's logits, moved by an intercept of the site's own.
 
 Hospitals differ in how ill their patients are beyond what the features say, and one intercept for
-all cannot follow. Each site fits its own to its own training patients; it is derived anew from the
-model each time, so it is neither kept nor sent, and the global model does not depend on it. What is
-released of predictions made with it does depend on the training patients: under a private plan it
-would have to be paid for.
+all cannot follow. Each site fits its own to its own training patients, anew for each model; that of
+the last one is kept at the site (`client.personal`), for predictions. None is sent, and the global
+model does not depend on it. What is released of predictions made with it does depend on the
+training patients: under a private plan it would have to be paid for.
 
 Source: updating of the intercept ("recalibration in the large"), Steyerberg et al. 2004, Statistics
 in Medicine 23:2567, method 1. Differs from the source in: a Gaussian prior on the intercept, with

@@ -4,7 +4,6 @@ What comes in is checked before torch sees it; what goes out passes `client.egre
 to the audit log first. No text of an exception leaves: a closed list of codes does.
 """
 
-import hashlib
 import logging
 import time
 import traceback
@@ -16,12 +15,20 @@ from typing import Self
 import numpy as np
 import torch
 
-from client.audit import AuditLog
+from client.audit import AuditLog, audit_line
 from client.config import SiteConfig, load_site_config
 from client.data import read_cohort, usable_cohort
 from client.device import device_of
 from client.egress import Declared, release, withheld
-from client.evaluation import Outcomes, Predictions, evaluate, outcomes_of, predict_at_site
+from client.evaluation import (
+    Outcomes,
+    Predictions,
+    evaluate,
+    fit_intercepts,
+    outcomes_of,
+    predict,
+    with_intercepts,
+)
 from client.normalise import moments_of
 from client.personal import Personal, PersonalStore, named_parameters_of, personal_folder
 from client.training import Patients, to_device, train
@@ -215,21 +222,25 @@ class Site:
         personal = self._personal(task, prepared.study)
         personal.put_local(prepared.model, task.round)
         started = time.perf_counter()
-        metrics = self._evaluate(task.round, prepared)
+        metrics = self._evaluate(task, prepared, personal)
         evaluated = time.perf_counter()
         metrics["seconds_evaluation"] = (evaluated - started,)
         if task.kind is TaskKind.EVALUATE:
             if prepared.study.personal.has_model:
                 personal.make_own(prepared.model, prepared.train, task.round)
-                metrics |= self._evaluate(task.round, prepared, model=PERSONAL)
+                metrics |= self._evaluate(task, prepared, personal, model=PERSONAL)
             return replace(reply, metrics=metrics)
         update = self._train(task.round, prepared, personal)
         metrics["seconds_training"] = (time.perf_counter() - evaluated,)
         return replace(reply, arrays=update, counts=prepared.counts, metrics=metrics)
 
     def _personal(self, task: Task, study: Study) -> Personal:
-        store = PersonalStore(personal_folder(self._config.state_dir, task.run_id))
-        return Personal(study, store, site=self.name)
+        try:
+            folder = personal_folder(self._config.state_dir, task.run_id)
+        except ValueError:
+            code = RefusalCode.MESSAGE_MALFORMED
+            raise Refusal(code, "Expected a run id that is a word, found another.") from None
+        return Personal(study, PersonalStore(folder), site=self.name)
 
     def _train(self, round_number: int, prepared: _Prepared, personal: Personal) -> Arrays:
         """The update of the shared model; what is personal is trained as well, and stays here."""
@@ -243,22 +254,23 @@ class Site:
         return Arrays(manifest=before.manifest, flat=after.flat - before.flat)
 
     def _evaluate(
-        self, round_number: int, prepared: _Prepared, *, model: str = ""
+        self, task: Task, prepared: _Prepared, personal: Personal, *, model: str = ""
     ) -> dict[str, tuple[float, ...]]:
+        intercepts = fit_intercepts(prepared.model, prepared.train, prepared.study)
+        if task.kind is TaskKind.EVALUATE:
+            personal.keep_intercepts(task.round, intercepts, model=model)
         if len(prepared.test) == 0:
             return {}
-        predictions = predict_at_site(
-            prepared.model, prepared.test, prepared.study, trained_on=prepared.train
-        )
+        predictions = with_intercepts(predict(prepared.model, prepared.test), intercepts)
         outcomes = outcomes_of(prepared.test)
         if self._observer is not None:
-            self._observer(round_number, model, predictions, outcomes)
+            self._observer(task.round, model, predictions, outcomes)
         return to_flat(evaluate(predictions, outcomes, prepared.study), model=model)
 
     def _record(self, task: Task, reply: Reply, kept_back: list[str]) -> Reply:
         """The reply, once the audit log holds it; a bare refusal where it cannot be written."""
         try:
-            self._audit.append(**_audit_line(task, reply, kept_back))
+            self._audit.append(**audit_line(task, reply, kept_back))
         except Exception as fault:  # noqa: BLE001  # still the door: `answer` never raises
             logger.error("site %s cannot write its audit log: %s", self.name, _place_of(fault))
             status = RefusalCode.INTERNAL_ERROR.value
@@ -267,25 +279,6 @@ class Site:
             "site %s answered %s of round %d: %s", self.name, reply.kind, reply.round, reply.status
         )
         return reply
-
-
-def _audit_line(task: Task, reply: Reply, kept_back: list[str]) -> dict[str, object]:
-    arrays = reply.arrays
-    return {
-        "site": reply.site,
-        "study_hash": task.study_hash,
-        "run_id": reply.run_id,
-        "round": reply.round,
-        "nonce": reply.nonce,
-        "kind": reply.kind.value,
-        "status": reply.status,
-        "withheld": kept_back,
-        "counts": dict(reply.counts),
-        "statistics": sorted(reply.metrics),
-        "num_elements": 0 if arrays is None else arrays.flat.size,
-        "norm": None if arrays is None else round(arrays.norm(), 6),
-        "sha256": None if arrays is None else hashlib.sha256(arrays.flat.tobytes()).hexdigest(),
-    }
 
 
 def _place_of(fault: BaseException) -> str:

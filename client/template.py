@@ -33,7 +33,8 @@ allow_without_privacy = false    # true: studies without differential privacy ma
 accepted_studies = []            # hashes of the studies that this hospital has agreed to
 min_patients = 50                # with fewer training patients, the site takes no part
 smallest_group = 10              # counts and metrics over fewer patients than this are not sent;
-                                 # a cell of a score histogram may still hold one patient
+                                 # a cell of a histogram (of scores; of survival by time and
+                                 # risk) may still hold a single patient
 max_rounds = 1000                # the last round that is answered
 max_local_steps = 10000          # the most training steps in one round
 max_update_norm = 1000.0         # larger updates are scaled down to this length

@@ -158,10 +158,16 @@ def _batches(patients: Patients, study: Study, num_steps: int, seed: int) -> Ite
 
 
 def _balancing(patients: Patients, study: Study) -> Tensor:
-    """The chance of each patient to be drawn, up to a factor; unknown classes are a class too."""
-    labels_B = patients.outcomes[next(iter(study.outcomes))]["label_B"].cpu()
-    _, class_B, count_C = torch.unique(labels_B, return_inverse=True, return_counts=True)
-    chance_B: Tensor = 1.0 / count_C[class_B].double()
+    """The chance of each patient to be drawn, up to a factor.
+
+    Classes share evenly what the patients of known class have together. A patient of unknown class,
+    who may have other outcomes, keeps the chance that all would have without balance.
+    """
+    outcome = patients.outcomes[next(iter(study.outcomes))]
+    known_B, labels_B = outcome["known_B"].cpu(), outcome["label_B"].cpu()
+    _, class_K, count_C = torch.unique(labels_B[known_B], return_inverse=True, return_counts=True)
+    chance_B = torch.ones(len(patients), dtype=torch.float64)
+    chance_B[known_B] = len(class_K) / (len(count_C) * count_C[class_K].double())
     return chance_B
 
 

@@ -17,8 +17,8 @@ from common.fields import (
     Name,
     NonNegative,
     Positive,
-    check_ascending,
     check_categories,
+    check_range,
 )
 
 
@@ -39,7 +39,7 @@ class NumericFeature(Section):
     missing_codes: tuple[Finite, ...] = ()
     infinite: Literal["error", "clip"] = "error"
 
-    _ascending = field_validator("range")(check_ascending)
+    _ascending = field_validator("range")(check_range)
 
 
 class CategoricalFeature(Section):
@@ -234,7 +234,7 @@ class MarkersGranularity(Granularity):
     encoder: Literal["mlp", "cnn1d", "cnn2d"] = "mlp"
     hidden: tuple[Count, ...] = (32,)
 
-    _ascending = field_validator("range")(check_ascending)
+    _ascending = field_validator("range")(check_range)
 
     @model_validator(mode="after")
     def _convolutions_have_channels(self) -> Self:

@@ -13,8 +13,9 @@ from common.arrays import Arrays, Block, Manifest
 from common.study import Study
 
 MOMENTS = ("count", "sum", "sum_squares")
-# A feature that does not vary is scaled by this part of half its range, not by zero.
-_SMALLEST_DEVIATION = 1e-3
+# As a part of half the range: below this a feature does not vary, but for rounding. The spread of a
+# skewed quantity is far above it, even within a range that holds its rarest extremes.
+_SMALLEST_DEVIATION = 1e-6
 
 
 def moments_manifest(study: Study) -> Manifest:
@@ -50,7 +51,8 @@ def half_ranges(study: Study, granularity: str) -> tuple[NDArray[np.float64], ND
 def normalisation_of(study: Study, moments: Arrays) -> dict[str, NDArray[np.float64]]:
     """Location and scale of every numeric feature, named as the model's buffers.
 
-    A feature that no site has observed keeps the middle of its range and half its width.
+    A feature that no site has observed keeps the middle of its range and half its width; one that
+    does not vary keeps half the width, so that another value at prediction is no extreme one.
 
     Args:
         moments: the moments of all sites together (`moments_manifest`).
@@ -65,7 +67,7 @@ def normalisation_of(study: Study, moments: Arrays) -> dict[str, NDArray[np.floa
         observed = np.maximum(count, 1)
         mean = total / observed
         deviation = np.sqrt(np.maximum(squares / observed - mean**2, 0.0))
-        deviation = np.where(count > 1, np.maximum(deviation, _SMALLEST_DEVIATION), 1.0)
+        deviation = np.where((count > 1) & (deviation > _SMALLEST_DEVIATION), deviation, 1.0)
         buffers[f"encoders.{name}.location"] = middle + half * mean
         buffers[f"encoders.{name}.scale"] = half * deviation
     return buffers

@@ -4,13 +4,21 @@ Each kind has one section here, one head in `common/models/heads.py` and its mer
 `common/metrics`.
 """
 
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from common.contract import Section
-from common.fields import Finite, Name, NonNegative, Positive, check_ascending, check_categories
+from common.fields import (
+    Finite,
+    Name,
+    NonNegative,
+    Positive,
+    check_categories,
+    check_cut_points,
+    check_log_range,
+    check_range,
+)
 
 
 class ClassOutcome(Section):
@@ -70,14 +78,12 @@ class RegressionOutcome(Section):
     scale: Literal["linear", "log"] = "linear"
     weight: Positive = 1.0
 
-    _ascending = field_validator("range")(check_ascending)
+    _ascending = field_validator("range")(check_range)
 
     @model_validator(mode="after")
     def _log_of_what_is_not_negative(self) -> Self:
-        if self.scale == "log" and self.range[0] < 0:
-            raise ValueError(
-                f"expected a range from 0 or more for scale = 'log', found {self.range[0]:g}"
-            )
+        if self.scale == "log":
+            check_log_range(self.range)
         return self
 
     @property
@@ -109,12 +115,7 @@ class SurvivalOutcome(Section):
     proportional: bool = True
     weight: Positive = 1.0
 
-    @field_validator("cut_points")
-    @classmethod
-    def _cut_points_ascend(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(later <= earlier for earlier, later in pairwise(value)):
-            raise ValueError("expected cut_points that ascend")
-        return value
+    _ascend = field_validator("cut_points")(check_cut_points)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ class Model(Section):
 
     Attributes:
         num_heads: of "attention"; it must divide the width.
-        edges: pairs of granularities that "graph" lets exchange what they know; none: all pairs.
+        edges: pairs of different granularities that "graph" lets exchange what they know; none:
+            all pairs.
         frozen: granularities whose encoders stay as they start (`--init-from`), untrained.
         granularity_dropout: the part of a patient's granularities that are hidden in training.
         site_intercept_sd: how far a site may move the model's logits by an intercept of its own,
@@ -73,6 +74,19 @@ class Model(Section):
         if self.fusion == "attention" and self.width % self.num_heads:
             raise ValueError(
                 f"expected a width that num_heads divides, found {self.width} and {self.num_heads}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _edges_are_of_a_graph(self) -> Self:
+        if self.edges and self.fusion != "graph":
+            raise ValueError(
+                f"expected edges with fusion = 'graph' alone, found fusion = '{self.fusion}'"
+            )
+        loops = sorted({one for one, other in self.edges if one == other})
+        if loops:
+            raise ValueError(
+                f"expected edges between different granularities, found {', '.join(loops)} twice"
             )
         return self
 

@@ -14,7 +14,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from common.contract import Section
-from common.fields import Name
+from common.fields import TORCH_NAMES, Name
 from common.granularities import AnyGranularity
 from common.outcomes import AnyOutcome, ClassOutcome
 from common.plan import Evaluation, Model, Normalisation, Personal, Privacy, Strategy, Training
@@ -55,12 +55,19 @@ class Study(Section):
     @model_validator(mode="after")
     def _names_of_counts_differ(self) -> Self:
         # Counts are sent by these names: all patients, those with a granularity, with an outcome.
-        names = ["patients", "personal", *self.granularities, *self.outcomes]
+        # Reports call what is shared by all granularities "fusion".
+        names = ["patients", "personal", "fusion", *self.granularities, *self.outcomes]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(
                 "expected names of granularities and outcomes that differ from one another and "
-                f"from 'patients' and 'personal', found {', '.join(repeated)}"
+                f"from 'patients', 'personal' and 'fusion', found {', '.join(repeated)}"
+            )
+        taken = sorted(TORCH_NAMES.intersection(names))
+        if taken:
+            raise ValueError(
+                "expected names of granularities and outcomes that torch does not use itself, "
+                f"found {', '.join(taken)}"
             )
         return self
 

@@ -81,7 +81,8 @@ def without_granularity(study: Study, name: str) -> Study:
     What the model's plan says of that granularity (edges, frozen encoders) goes with it.
 
     Raises:
-        StudyError: the study has no such granularity, or no other.
+        StudyError: the study has no such granularity, or no other; or no edge would be left among
+            several others, which a plan without edges would join all.
     """
     if name not in study.granularities or len(study.granularities) == 1:
         raise StudyError(
@@ -91,7 +92,13 @@ def without_granularity(study: Study, name: str) -> Study:
     table = study.model_dump(mode="json", exclude_none=True)
     del table["granularities"][name]
     model = table["model"]
-    model["edges"] = [edge for edge in model["edges"] if name not in edge]
+    edges = [edge for edge in model["edges"] if name not in edge]
+    if model["edges"] and not edges and len(table["granularities"]) > 1:
+        raise StudyError(
+            f"Expected model.edges of '{study.name}' that join others than '{name}', found none. "
+            "Add one, or leave edges out: then all granularities are joined."
+        )
+    model["edges"] = edges
     model["frozen"] = [frozen for frozen in model["frozen"] if frozen != name]
     return validate(table, Study, StudyError, where=f"study '{study.name}' without {name}")
 

@@ -12,7 +12,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.code_version import code_fingerprint, release
-from common.errors import WardroundError
+from common.errors import RunError, StudyError, WardroundError
 from common.files import write_atomically
 from common.model_file import MODEL_FILE, write_model
 from common.models.patient_model import PatientModel, state_of, trainable_manifest
@@ -53,6 +53,9 @@ class Run:
         resume: go on from the newest checkpoint of the folder, instead of from the start.
         durable: wait for the disk (fsync) at every checkpoint and journal line.
         init_from: a folder with a model, whose blocks the study starts from where they fit.
+
+    Raises:
+        RunError: a run that goes on would start from another model.
     """
 
     study: Study
@@ -61,6 +64,13 @@ class Run:
     resume: bool = False
     durable: bool = True
     init_from: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.resume and self.init_from is not None:
+            raise RunError(
+                "Expected --resume or --init-from, found both. A run that goes on starts from its "
+                "own checkpoint: leave --init-from out."
+            )
 
 
 def execute(
@@ -77,7 +87,8 @@ def execute(
             `init_from` fits.
         CheckpointError: there is nothing to resume, or it is of another study.
         CohortError: too few sites; the run can be resumed.
-        StudyError: the study of `init_from` is malformed.
+        StudyError: the study of `init_from` is malformed; or an encoder that is frozen comes from
+            no other model, and would stay at random.
     """
     torch.set_num_threads(1)
     journal_path = run.folder / "journal.jsonl"
@@ -85,15 +96,14 @@ def execute(
     if not run.resume:
         check_unused(run.folder)
     resumed = checkpoints.load(run.study.hash) if run.resume else None
+    model = PatientModel(run.study)
+    start = Transfer(model=state_of(model), taken=frozenset(), left={})
+    if resumed is None:
+        start = _start(run, start)
     write_atomically(
         run.folder / "study.toml", study_to_toml(run.study).encode(), durable=run.durable
     )
     run_id = secrets.token_hex(8) if resumed is None else resumed.run_id
-    model = PatientModel(run.study)
-    initial = state_of(model)
-    start = Transfer(model=initial, taken=frozenset(), left={})
-    if run.init_from is not None and resumed is None:
-        start = transfer(run.study, initial, run.init_from)
     journal = Journal(journal_path, durable=run.durable, listeners=listeners)
     try:
         journal.write(
@@ -139,3 +149,17 @@ def execute(
     finally:
         journal.close()
     write_report(run.folder)
+
+
+def _start(run: Run, anew: Transfer) -> Transfer:
+    """What a new run starts from. Raises `StudyError` where it would freeze a random encoder."""
+    start = anew if run.init_from is None else transfer(run.study, anew.model, run.init_from)
+    random = [name for name in run.study.model.frozen if name not in start.taken]
+    if random:
+        reasons = "; ".join(f"{name}: {start.left.get(name, 'no --init-from')}" for name in random)
+        raise StudyError(
+            "Expected every encoder of model.frozen to come from another model, found "
+            f"{len(random)} that would stay at random ({reasons}). Name a model that has them by "
+            "--init-from, or train them."
+        )
+    return start

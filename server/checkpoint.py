@@ -83,8 +83,8 @@ class CheckpointFolder:
             return checkpoint
         found = f"{len(headers)} damaged ones" if headers else "none"
         raise CheckpointError(
-            f"Expected a checkpoint in {self._folder}, found {found}. Start anew in another folder."
-            " (--out)."
+            f"Expected a checkpoint in {self._folder}, found {found}. Start anew in another folder "
+            "(--out)."
         )
 
     def _newest_first(self) -> list[Path]:

@@ -43,7 +43,8 @@ def transfer(study: Study, initial: Arrays, source: Path) -> Transfer:
 
     Guarantees:
         - An owner (granularity, outcome, fusion) is taken only if all its arrays are there in the
-          same shapes and, where the source has its study, its section there says the same.
+          same shapes and, where the source has its study, its section there says the same; of the
+          fusion: its kind, heads and edges, and the order of granularities where it has one.
         - The normalisation of a granularity is taken with its encoder, which was trained behind it.
 
     Raises:
@@ -59,7 +60,7 @@ def transfer(study: Study, initial: Arrays, source: Path) -> Transfer:
     for owner in owners:
         names = [name for name in named if block_owner(name) == owner]
         reason = _mismatch(names, named, given)
-        if not reason and others is not None and owner != SHARED:
+        if not reason and others is not None:
             reason = "" if sections[owner] == others.get(owner) else "described otherwise there"
         if reason:
             left[owner] = reason
@@ -88,6 +89,19 @@ def _mismatch(names: list[str], named: Named, given: Named) -> str:
 
 def _sections(study: Study) -> dict[str, dict[str, Any]]:
     parts = study.granularities | study.outcomes
-    return {
+    return {SHARED: _fusion(study)} | {
         name: section.model_dump(mode="json", exclude=_HARMLESS) for name, section in parts.items()
     }
+
+
+def _fusion(study: Study) -> dict[str, Any]:
+    """What the arrays of the fusion mean, beyond their shapes."""
+    plan = study.model
+    meaning: dict[str, Any] = {"fusion": plan.fusion}
+    if plan.fusion == "attention":
+        meaning["num_heads"] = plan.num_heads
+    if plan.fusion in ("concat", "graph"):
+        meaning["granularities"] = list(study.granularities)
+    if plan.fusion == "graph":
+        meaning["edges"] = {frozenset(edge) for edge in plan.edges}
+    return meaning

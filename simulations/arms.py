@@ -131,7 +131,7 @@ def run_seed(
             f"Expected every site to take part in every arm, found {', '.join(absent)} absent from "
             f"the federated one. {out / 'report.md'} says why. Mend or remove these folders."
         )
-    central = train_centrally(_with_work_of(study, len(cohorts)), train, site="pooled")
+    central = train_pooled(study, list(cohorts.values()))
     if study.personal.has_model:
         evaluated["federated, personal"] = dict(oracle.latest(PERSONAL))
     evaluated["pooled"] = {name: _evaluate(central, c, study) for name, c in cohorts.items()}
@@ -166,6 +166,12 @@ def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientMode
     for round_number in range(study.training.rounds):
         train(model, on_device, study, seed=seed_of(study.training.seed, site, round_number))
     return model
+
+
+def train_pooled(study: Study, cohorts: Sequence[Cohort]) -> PatientModel:
+    """The study's model, trained on all sites' patients at one place with the work of all sites."""
+    train = concatenate([cohort.train for cohort in cohorts])
+    return train_centrally(_with_work_of(study, len(cohorts)), train, site="pooled")
 
 
 def _with_work_of(study: Study, num_sites: int) -> Study:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from common.files import write_atomically
 from common.metrics.evaluation import statistics_of
 from common.study import Study
-from server.report.markdown import title_of
+from server.report.markdown import title_of, with_values
 from simulations.arms import ARMS, MEAN, POOLED, ArmResult
 
 
@@ -44,17 +44,26 @@ def to_markdown(results: Sequence[ArmResult], *, study: Study) -> str:
     for outcome, statistics in statistics_of(study).items():
         mine = [r for r in results if r.outcome == outcome]
         heading = f"{outcome}: " if len(study.outcomes) > 1 else ""
-        parts += _outcome_parts(mine, statistics.columns, heading)
+        columns = with_values(statistics.columns, (r.metrics for r in mine))
+        unit = getattr(study.outcomes[outcome], "unit", "")
+        parts += _outcome_parts(mine, columns, heading, unit)
     return "\n\n".join(parts) + "\n"
 
 
-def _outcome_parts(results: Sequence[ArmResult], columns: Sequence[str], heading: str) -> list[str]:
+def _outcome_parts(
+    results: Sequence[ArmResult], columns: Sequence[str], heading: str, unit: str
+) -> list[str]:
     variants = list(dict.fromkeys(r.variant for r in results))
     scopes = list(dict.fromkeys(r.scope for r in results))
     sites = [s for s in scopes if s not in (POOLED, MEAN)]
-    parts = [_scope_table(results, scope, variants, columns, heading) for scope in (POOLED, MEAN)]
+    titles = {column: title_of(column, unit) for column in columns}
+    parts = [_scope_table(results, scope, variants, titles, heading) for scope in (POOLED, MEAN)]
     if len(sites) <= _MOST_SITES:
-        parts += [_site_table(results, m, sites, variants, heading) for m in columns[:2]]
+        # Counts are the same whatever the arm.
+        telling = [column for column in columns if not column.startswith("num_")][:2]
+        parts += [
+            _site_table(results, m, sites, variants, f"{heading}{titles[m]}") for m in telling
+        ]
     return [*parts, _shares(results, sites, variants, heading)]
 
 
@@ -67,16 +76,16 @@ def _scope_table(
     results: Sequence[ArmResult],
     scope: str,
     variants: Sequence[str],
-    columns: Sequence[str],
+    titles: Mapping[str, str],
     heading: str,
 ) -> str:
     title = f"{heading}{scope}"
-    lines = [f"## {title[0].upper()}{title[1:]}", "", f"| arm | {_cells(columns)} |"]
-    lines.append("|---|" + "---:|" * len(columns))
+    lines = [f"## {title[0].upper()}{title[1:]}", "", f"| arm | {' | '.join(titles.values())} |"]
+    lines.append("|---|" + "---:|" * len(titles))
     for variant in variants:
         for arm in _arms_of(results):
             rows = [r for r in results if (r.arm, r.variant, r.scope) == (arm, variant, scope)]
-            cells = " | ".join(_mean_sd([r.metrics[m] for r in rows]) for m in columns)
+            cells = " | ".join(_mean_sd([r.metrics[m] for r in rows]) for m in titles)
             lines.append(f"| {_label(arm, variant, variants)} | {cells} |")
     return "\n".join(lines)
 
@@ -86,9 +95,8 @@ def _site_table(
     metric: str,
     sites: Sequence[str],
     variants: Sequence[str],
-    heading: str,
+    title: str,
 ) -> str:
-    title = f"{heading}{title_of(metric)}"
     lines = [f"## {title[0].upper()}{title[1:]} by hospital"]
     lines += ["", f"| arm | {' | '.join(sites)} |", "|---|" + "---:|" * len(sites)]
     value = {(r.arm, r.variant, r.scope, r.seed): r.metrics[metric] for r in results}
@@ -137,10 +145,6 @@ def _shares(
                 f"hospital's own model in {num_better} of {len(known)} cases (hospital × seed)."
             )
     return f"## {heading}Is any hospital better off alone?\n\n" + "\n".join(sentences)
-
-
-def _cells(columns: Sequence[str]) -> str:
-    return " | ".join(map(title_of, columns))
 
 
 # A table with a column for each of more hospitals than this cannot be read.

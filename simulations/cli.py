@@ -17,6 +17,7 @@ from rich.markup import escape
 
 import client.cli
 import server.cli
+import simulations.cli_results
 from common.errors import WardroundError
 from simulations.cli_data import data as data_app
 
@@ -262,6 +263,7 @@ def bench_engine(
 
 app.add_typer(data_app, name="data", rich_help_panel="For a researcher")
 app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
+simulations.cli_results.mount(app)
 client.cli.mount(app)
 server.cli.mount(app)
 

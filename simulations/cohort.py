@@ -12,7 +12,7 @@ Letters of shapes: B patients, C classes, K summaries, L latent dimensions.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -278,18 +278,9 @@ def _write_site(site: SimulatedSite, folder: Path, *, seed: int) -> Path:
 
 
 def _truth(site: SimulatedSite) -> dict[str, object]:
-    effects = site.effects
-    truth: dict[str, object] = {
-        "num_patients": effects.num_patients,
-        "severity_shift": effects.severity_shift,
-        "measurement_shift": effects.measurement_shift,
-        "scanner_shift": effects.scanner_shift,
-        "batch_shift": effects.batch_shift,
-        "note_style": effects.note_style,
-        "measurement_rate": effects.measurement_rate,
-        "lacks": list(effects.lacks),
-        "mean_risk": site.risk_BC.mean(axis=0).tolist(),
-    }
+    """Every setting of the hospital, so that it can be simulated again, and means."""
+    truth: dict[str, object] = {k: v for k, v in asdict(site.effects).items() if k != "name"}
+    truth["mean_risk"] = site.risk_BC.mean(axis=0).tolist()
     if site.effect_B is not None:
         truth["mean_effect"] = float(site.effect_B.mean())
     return truth

@@ -9,7 +9,7 @@ Federated training is the plain loop, whose model equals the engine's bit for bi
 """
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from client.data import Cohort
 from client.evaluation import predict
@@ -24,15 +25,18 @@ from client.training import to_device
 from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
 from common.metrics.statistics import Metrics
-from common.models.patient_model import PatientModel, load_state
+from common.models.contract import Batch
+from common.models.patient_model import PatientModel, drop_granularities, load_state
 from common.study import Study
 from common.study_file import override, without_granularity
-from simulations.arms import train_centrally
+from simulations.arms import MEAN, POOLED, train_centrally
 from simulations.bench.plain_loop import PlainSite, plain_loop, read_sites
 from simulations.oracle import Evaluated, pooled
 
 OURS = "masked fusion, per-granularity averaging"
-METHODS = (OURS, "zero-filling", "intersection", "local only")
+INTERSECTION = "intersection"
+METHODS = (OURS, "zero-filling", INTERSECTION, "local only")
+SCOPES = (POOLED, MEAN)
 _MOST_GRANULARITIES = 8
 
 Subset = tuple[str, ...]
@@ -44,11 +48,18 @@ class MissingResult:
 
     They are of the held-out patients of all sites who have the whole subset; of any more that they
     have, nothing is shown to the model.
+
+    Attributes:
+        scope: `POOLED`, or `MEAN`: the unweighted mean over hospitals. The models of hospitals
+            that train alone have no common scale, on which their patients could be compared.
+        shown: the part of the subset that the method's models take in.
     """
 
     method: str
     seed: int
     subset: Subset
+    scope: str
+    shown: Subset
     metrics: Metrics
 
 
@@ -91,7 +102,7 @@ def run_seed(study: Study, sites: Path, *, seed: int) -> list[MissingResult]:
     ways = {
         OURS: _ours(study, hospitals),
         "zero-filling": _zero_filling(study, hospitals),
-        "intersection": _intersection(study, sites, hospitals),
+        INTERSECTION: _intersection(study, sites, hospitals),
         "local only": _local_only(study, hospitals),
     }
     return [
@@ -99,10 +110,13 @@ def run_seed(study: Study, sites: Path, *, seed: int) -> list[MissingResult]:
             method=method,
             seed=seed,
             subset=subset,
-            metrics=_evaluate(way, hospitals, study, subset),
+            scope=scope,
+            shown=tuple(name for name in subset if name in way.study.granularities),
+            metrics=metrics,
         )
         for method, way in ways.items()
         for subset in subsets_of(study)
+        for scope, metrics in _evaluate(way, hospitals, study, subset)
     ]
 
 
@@ -132,17 +146,49 @@ def _ours(study: Study, hospitals: list[PlainSite]) -> _Way:
     return _Way(models=_federated(study, hospitals), study=study, shows=_hide_others)
 
 
+class ZeroFillingModel(PatientModel):
+    """A model for which everybody has everything, and zeros where something is absent.
+
+    Guarantees:
+        - What granularity dropout hides in training is zero, as what is absent is at prediction.
+        - Dropout never hides all that a patient has.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The logits of all outcomes side by side, shape (B, W)."""
+        present_BG = torch.stack([batch[name]["present_B"] for name in self.encoders], dim=1)
+        if self.training and self.granularity_dropout > 0:
+            present_BG = drop_granularities(present_BG, self.granularity_dropout)
+        filled = {
+            name: _zero_where_absent(batch[name], present_BG[:, place])
+            for place, name in enumerate(self.encoders)
+        }
+        tokens_BTD, present_BT = self.tokens(filled)
+        return self.read_out(tokens_BTD, present_BT, drops=False)
+
+
+def _zero_where_absent(arrays: Mapping[str, Tensor], present_B: Tensor) -> dict[str, Tensor]:
+    """The arrays of one granularity, "present" for all, and zero where it is not."""
+    filled = {}
+    for key, value in arrays.items():
+        is_there = present_B.view(-1, *[1] * (value.ndim - 1))
+        filled[key] = torch.where(is_there, value, torch.zeros_like(value))
+    return filled | {"present_B": torch.ones_like(present_B)}
+
+
 def _zero_filling(study: Study, hospitals: list[PlainSite]) -> _Way:
-    filled = [_filled(site) for site in hospitals]
-
-    def shows(_: str, cohort: Cohort, subset: Subset) -> Cohort:
-        return _zero_filled(_hide_others("", cohort, subset))
-
-    return _Way(models=_federated(study, filled), study=study, shows=shows)
+    filled = [_counting_everybody(study, site) for site in hospitals]
+    return _Way(
+        models=_federated(study, filled, build=ZeroFillingModel), study=study, shows=_hide_others
+    )
 
 
 def _intersection(study: Study, folder: Path, hospitals: list[PlainSite]) -> _Way:
-    """The study without the granularities that some hospital lacks; at least the commonest one."""
+    """The study without the granularities that some hospital lacks; at least the commonest one.
+
+    Where no granularity is everywhere, hospitals that lack the commonest do not train; the model
+    of the others predicts their patients, too.
+    """
     counts = {
         name: sum(site.counts[name] > 0 for site in hospitals) for name in study.granularities
     }
@@ -151,9 +197,10 @@ def _intersection(study: Study, folder: Path, hospitals: list[PlainSite]) -> _Wa
     for name, count in counts.items():
         if count < len(hospitals) and name != commonest:
             smaller = without_granularity(smaller, name)
-    return _Way(
-        models=_federated(smaller, read_sites(smaller, folder)), study=smaller, shows=_hide_others
-    )
+    lacking = frozenset(site.name for site in hospitals if site.counts[commonest] == 0)
+    model = _federated(smaller, read_sites(smaller, folder, left_out=lacking)).popitem()[1]
+    models = dict.fromkeys((site.name for site in hospitals), model)
+    return _Way(models=models, study=smaller, shows=_hide_others)
 
 
 def _local_only(study: Study, hospitals: list[PlainSite]) -> _Way:
@@ -170,14 +217,21 @@ def _local_only(study: Study, hospitals: list[PlainSite]) -> _Way:
     return _Way(models=models, study=study, shows=shows)
 
 
-def _federated(study: Study, hospitals: list[PlainSite]) -> dict[str, PatientModel]:
-    model = PatientModel(study)
-    load_state(model, plain_loop(study, hospitals).model)
+def _federated(
+    study: Study,
+    hospitals: list[PlainSite],
+    *,
+    build: Callable[[Study], PatientModel] = PatientModel,
+) -> dict[str, PatientModel]:
+    model = build(study)
+    load_state(model, plain_loop(study, hospitals, build=build).model)
     return dict.fromkeys((site.name for site in hospitals), model)
 
 
-def _evaluate(way: _Way, hospitals: list[PlainSite], study: Study, subset: Subset) -> Metrics:
-    """The metrics over the held-out patients of all sites who have the whole subset."""
+def _evaluate(
+    way: _Way, hospitals: list[PlainSite], study: Study, subset: Subset
+) -> Iterator[tuple[str, Metrics]]:
+    """Scope and metrics over the held-out patients who have the whole subset."""
     parts: list[Evaluated] = []
     for site in hospitals:
         held_out = site.cohort.test
@@ -189,7 +243,17 @@ def _evaluate(way: _Way, hospitals: list[PlainSite], study: Study, subset: Subse
         parts.append((predict(way.models[site.name], on_device), patients.outcomes))
     name, statistics = next(iter(statistics_of(study).items()))
     predictions, outcomes = pooled(parts)
-    return statistics.exact_metrics(predictions[name], outcomes[name])
+    yield POOLED, statistics.exact_metrics(predictions[name], outcomes[name])
+    yield MEAN, _mean_of([statistics.exact_metrics(p[name], o[name]) for p, o in parts])
+
+
+def _mean_of(by_hospital: Sequence[Metrics]) -> Metrics:
+    """The unweighted mean of each metric over the hospitals in which it is defined."""
+    mean: Metrics = {}
+    for metric in by_hospital[0]:
+        known = [m[metric] for m in by_hospital if m[metric] is not None]
+        mean[metric] = float(np.mean([v for v in known if v is not None])) if known else None
+    return mean
 
 
 def _hide_others(_: str, cohort: Cohort, subset: Subset) -> Cohort:
@@ -201,28 +265,7 @@ def _hide_others(_: str, cohort: Cohort, subset: Subset) -> Cohort:
     return replace(cohort, arrays=arrays)
 
 
-def _zero_filled(cohort: Cohort) -> Cohort:
-    """The patients with every granularity "present", and zeros in the place of what is absent."""
-    arrays = {}
-    for name, a in cohort.arrays.items():
-        present_B = a["present_B"]
-        filled = {
-            key: np.where(present_B.reshape(-1, *[1] * (value.ndim - 1)), value, 0).astype(
-                value.dtype
-            )
-            for key, value in a.items()
-        }
-        arrays[name] = filled | {"present_B": np.ones(len(cohort), dtype=np.bool_)}
-    return replace(cohort, arrays=arrays)
-
-
-def _filled(site: PlainSite) -> PlainSite:
+def _counting_everybody(study: Study, site: PlainSite) -> PlainSite:
     """The hospital for zero-filling: every patient counts for every granularity."""
-    cohort, cpu = _zero_filled(site.cohort), torch.device("cpu")
-    return replace(
-        site,
-        counts=dict.fromkeys(site.counts, site.counts["patients"]),
-        cohort=cohort,
-        train=to_device(cohort.train, cpu),
-        test=to_device(cohort.test, cpu),
-    )
+    everybody = dict.fromkeys(study.granularities, site.counts["patients"])
+    return replace(site, counts={**site.counts, **everybody})

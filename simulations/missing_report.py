@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,11 @@ from common.files import write_atomically
 from common.metrics.evaluation import statistics_of
 from common.study import Study
 from server.report.markdown import title_of
-from simulations.missing import METHODS, OURS, MissingResult, Subset
+from simulations.arms import MEAN, POOLED
+from simulations.missing import INTERSECTION, METHODS, OURS, SCOPES, MissingResult, Subset
+
+# By scope, method, subset and seed.
+Values = dict[tuple[str, str, Subset, int], float | None]
 
 
 def write_missing(results: Sequence[MissingResult], out: Path, *, study: Study) -> Path:
@@ -23,53 +27,69 @@ def write_missing(results: Sequence[MissingResult], out: Path, *, study: Study) 
 
 
 def to_csv(results: Sequence[MissingResult]) -> str:
-    """One line per method, seed, subset and metric; an undefined metric is an empty cell."""
+    """One line per method, seed, subset, scope and metric; an undefined metric is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "seed", "subset", "metric", "value"])
+    writer.writerow(["method", "seed", "subset", "scope", "metric", "value"])
     for r in results:
         for metric, value in r.metrics.items():
             cell = "" if value is None else repr(float(value))
-            writer.writerow([r.method, r.seed, "+".join(r.subset), metric, cell])
+            writer.writerow([r.method, r.seed, "+".join(r.subset), r.scope, metric, cell])
     return text.getvalue()
 
 
 def to_markdown(results: Sequence[MissingResult], *, study: Study) -> str:
-    """A table of all subsets by method, mean ± sd over seeds, and how often ours is best."""
+    """Tables of all subsets by method, mean ± sd over seeds, and how often ours is best.
+
+    One table of the patients of all hospitals together, and one of the mean over hospitals.
+    """
     outcome, statistics = next(iter(statistics_of(study).items()))
     metric = statistics.columns[0]
     sign = -1 if study.outcomes[outcome].kind == "regression" else 1
     seeds = sorted({r.seed for r in results})
     subsets = list(dict.fromkeys(r.subset for r in results))
-    value = {(r.method, r.subset, r.seed): r.metrics[metric] for r in results}
-    num_patients = {r.subset: r.metrics["num_patients"] or 0 for r in results}
-    direction = "smaller" if sign < 0 else "larger"
-    lines = [
-        f"# {study.study.title or study.name}: predicting from some granularities",
-        "",
-        f"{title_of(metric)} of {outcome} ({direction} is better) on the held-out patients who "
-        f"have all granularities of a row, shown nothing else; mean ± sd over {len(seeds)} seeds.",
-        "",
-        f"| granularities | patients | {' | '.join(METHODS)} |",
-        "|---|---:|" + "---:|" * len(METHODS),
-    ]
-    for subset in subsets:
-        cells = [_mean_sd([value[m, subset, s] for s in seeds]) for m in METHODS]
-        lines.append(f"| {' + '.join(subset)} | {num_patients[subset]:.0f} | {' | '.join(cells)} |")
-    means = {
-        m: [_mean([value[m, subset, s] for subset in subsets]) for s in seeds] for m in METHODS
+    value = {(r.scope, r.method, r.subset, r.seed): r.metrics[metric] for r in results}
+    num_patients = {
+        r.subset: f"{r.metrics['num_patients'] or 0:.0f}" for r in results if r.scope == POOLED
     }
-    cells = [_mean_sd(means[method]) for method in METHODS]
-    lines.append(f"| **mean over all rows** | | {' | '.join(cells)} |")
-    lines += ["", *_sentences(value, subsets, seeds, sign)]
-    return "\n".join(lines) + "\n"
+    unseen = {r.subset for r in results if r.method == INTERSECTION and not r.shown}
+    direction = "smaller" if sign < 0 else "larger"
+    parts = [
+        f"# {study.study.title or study.name}: predicting from some granularities",
+        f"{title_of(metric)} of {outcome} ({direction} is better) on the held-out patients who "
+        f"have all granularities of a row, shown nothing else; mean ± sd over {len(seeds)} seeds. "
+        f"The intersection of what hospitals have sees nothing of {len(unseen)} of the "
+        f"{len(subsets)} rows: there it predicts the same for everybody. Hospitals that train "
+        "alone have models without a common scale: judge them by the mean of hospitals.",
+    ]
+    for scope in SCOPES:
+        parts.append(f"## {_HEADINGS[scope]}")
+        parts.append(_table(value, scope, num_patients, seeds))
+        parts.append("\n".join(_sentences(value, scope, subsets, seeds, sign)))
+    return "\n\n".join(parts) + "\n"
+
+
+_HEADINGS = {POOLED: "All patients, pooled", MEAN: "Mean of hospitals, unweighted"}
+
+
+def _table(
+    value: Values, scope: str, num_patients: Mapping[Subset, str], seeds: Sequence[int]
+) -> str:
+    lines = [f"| granularities | patients | {' | '.join(METHODS)} |"]
+    lines.append("|---|---:|" + "---:|" * len(METHODS))
+    for subset, number in num_patients.items():
+        cells = [_mean_sd([value[scope, m, subset, s] for s in seeds]) for m in METHODS]
+        lines.append(f"| {' + '.join(subset)} | {number} | {' | '.join(cells)} |")
+    means = [
+        _mean_sd([_mean([value[scope, m, subset, s] for subset in num_patients]) for s in seeds])
+        for m in METHODS
+    ]
+    lines.append(f"| **mean over all rows** | | {' | '.join(means)} |")
+    return "\n".join(lines)
 
 
 def _sentences(
-    value: dict[tuple[str, Subset, int], float | None],
-    subsets: Sequence[Subset],
-    seeds: Sequence[int],
-    sign: int,
+    value: Values, scope: str, subsets: Sequence[Subset], seeds: Sequence[int], sign: int
 ) -> list[str]:
     """How often ours is better than each of the others, over subsets and seeds."""
     lines = []
@@ -77,7 +97,7 @@ def _sentences(
         if method == OURS:
             continue
         pairs = [
-            (value[OURS, subset, seed], value[method, subset, seed])
+            (value[scope, OURS, subset, seed], value[scope, method, subset, seed])
             for subset in subsets
             for seed in seeds
         ]

@@ -7,16 +7,18 @@ Letters of shapes: L latent dimensions.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import cycle
 
 import numpy as np
 
 from common.errors import StudyError
 from common.granularities import ImagesGranularity, SeriesGranularity
-from common.outcomes import RegressionOutcome
+from common.outcomes import ClassOutcome, RegressionOutcome
 from common.seeds import seed_of
 from common.study import Study
 from simulations.disease import (
     DiseaseProcess,
+    Driver,
     Floats,
     InteractionDriver,
     LinearDriver,
@@ -66,8 +68,8 @@ def treatment_process(study: Study, seed: int) -> DiseaseProcess:
             f"found {target}. Its column holds the transformed response of a treatment."
         )
     limit = min(-outcome.range[0], outcome.range[1])
-    effect = _severity_driver(study, seed, target, intercept=0.05 * limit, spread=0.06 * limit)
-    baseline = _severity_driver(study, seed, "baseline", spread=0.04 * limit)
+    effect = _severity_driver(study, seed, target, intercept=0.05 * limit, spread=0.1 * limit)
+    baseline = _severity_driver(study, seed, "baseline", spread=0.03 * limit)
     treatment = Treatment(
         target=target, limit=limit, baseline=baseline, effect=effect, noise=0.03 * limit
     )
@@ -77,10 +79,11 @@ def treatment_process(study: Study, seed: int) -> DiseaseProcess:
 
 
 def interaction_process(study: Study, seed: int) -> DiseaseProcess:
-    """Outcomes that only the first images and the first series tell of, and only together.
+    """Outcomes with classes that the first images and the first series tell of, only together.
 
-    Each granularity shows facets of its own and nothing else. Every outcome depends on whether a
-    facet of the images and one of the series have the same sign: an exclusive or.
+    Each granularity shows a facet of its own and nothing else. An outcome with classes depends on
+    whether the facets of the images and of the series have the same sign: an exclusive or. The
+    other outcomes are what is measured of one of the two alone, in turn: of the images, the series.
 
     Raises:
         StudyError: the study lacks images or series.
@@ -97,12 +100,19 @@ def interaction_process(study: Study, seed: int) -> DiseaseProcess:
         places.append(1 + found[0])
     views = {}
     for place, name in enumerate(names, start=1):
-        # The first facet, plainly; further summaries are noise, of which files are rendered too.
+        # In every summary, so that whatever an encoder takes up first of a file tells of it.
         loading_KL = np.zeros((3, 1 + len(names)))
-        loading_KL[0, place] = 1.0
-        views[name] = View(loading_KL=loading_KL, noise_K=np.array([0.3, 1.0, 1.0]))
-    driver = InteractionDriver(first=places[0], second=places[1], strength=2.5)
-    return DiseaseProcess(views=views, drivers=dict.fromkeys(study.outcomes, driver))
+        loading_KL[:, place] = 1.0
+        views[name] = View(loading_KL=loading_KL, noise_K=np.full(3, 0.5))
+    together = InteractionDriver(first=places[0], second=places[1], strength=2.5)
+    alone = cycle(
+        LinearDriver(weight_L=DRIVER_SPREAD * np.eye(1 + len(names))[place]) for place in places
+    )
+    drivers: dict[str, Driver] = {
+        name: together if isinstance(outcome, ClassOutcome) else next(alone)
+        for name, outcome in study.outcomes.items()
+    }
+    return DiseaseProcess(views=views, drivers=drivers)
 
 
 # By the name of the study; all others are of the severity process.

@@ -83,6 +83,14 @@ def simulate(
         WardroundError: bad input, an occupied run folder, or too few sites.
     """
     oracle = oracle or Oracle()
+    run = Run(
+        study=simulation.study,
+        folder=simulation.out,
+        engine="in-process",
+        resume=simulation.resume,
+        durable=simulation.durable,
+        init_from=simulation.init_from,
+    )
     sites = open_sites(simulation, oracle)
     names = [site.name for site in sites.values()]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -109,13 +117,5 @@ def simulate(
         }
         return MetricRecord(known) if known else None
 
-    run = Run(
-        study=simulation.study,
-        folder=simulation.out,
-        engine="in-process",
-        resume=simulation.resume,
-        durable=simulation.durable,
-        init_from=simulation.init_from,
-    )
     execute(run, InProcessGrid(sites), listeners=listeners, oracle=evaluate)
     return simulation.out / "report.md"

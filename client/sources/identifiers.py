@@ -21,13 +21,15 @@ _TELLING_PARTS = {
     "name": {
         "surname", "lastname", "firstname", "forename", "fullname", "givenname", "familyname",
         "nachname", "vorname", "familienname", "geburtsname", "patientname", "patientenname",
+        "patname",
     },
     "record number": {
-        "mrn", "fallnummer", "fallnr", "patientennummer", "patientennr", "aktenzeichen",
+        "mrn", "fallnummer", "fallnr", "patientennummer", "patientennr", "aktenzeichen", "patnr",
+        "patno", "caseid", "casenumber", "caseno", "hospitalnumber", "hospitalno",
     },
     "birth date": {
-        "dob", "birthdate", "birthday", "dateofbirth", "geburtsdatum", "geburtstag", "gebdat",
-        "gebdatum",
+        "dob", "birthdate", "birthday", "dateofbirth", "birthyear", "yearofbirth", "geburtsdatum",
+        "geburtstag", "gebdat", "gebdatum",
     },
     "phone": {
         "phone", "telephone", "cellphone", "fax", "telefon", "telefonnummer", "telefonnr", "handy",
@@ -67,6 +69,7 @@ _TELLING_PAIRS = {
 # Words that tell only if they are all there is.
 _TELLING_NAMES = {
     "name": {"name", "names", "initials"},
+    "record number": {"pid"},
     "phone": {"tel", "mobile", "mobil", "cell", "pager"},
     "email": {"mail"},
     "insurance or social security number": {"socialsecurity"},
@@ -181,13 +184,28 @@ _TITLED = (
     rf"(?:(?:Dr|Prof|med)(?:\. ?| )){{0,3}}(?:{_INITIAL} ?){{0,3}}{_PARTICLES}{_NAME}"
     rf"(?: {_INITIAL}(?= ))?(?: {_PARTICLES}{_NAME}){{0,2}}"
 )
+# Organs, because of magnetic resonance, and mitral regurgitation: MR BRAIN, "mild mr. no as".
+_TITLED_LOUDLY = (
+    r"(?<!\w)(?:MRS|DR|PROF|MR(?! (?:BRAIN|HEAD|NECK|SPINE|CERVICAL|THORACIC|LUMBAR|ABDOMEN|PELVIS"
+    r"|CARDIAC|HEART|LIVER|KNEE|HIP|SHOULDER|ANGIO|IMAGING|SCAN|AND|WITH|WITHOUT|OF|TO)))"
+    rf"\s{{1,2}}(?:{_INITIAL} ?){{0,2}}[A-ZÄÖÜ][A-ZÄÖÜ'’-]{{2,60}}+(?![a-zß-öø-ÿ])"
+)
+_TITLED_SOFTLY = (
+    r"(?<!\w)(?<!mild )(?<!trace )(?<!moderate )(?<!severe )(?<!no )"
+    r"(?:mrs?|dr|prof)\. ?(?!recommend|notif|(?:will|has|had|is|was|and|the|on|to|for|at|of|in|no"
+    r"|not|with|said|called|aware|came|saw|normal|mild|trace|moderate|severe|lv|rv|ef)\b)"
+    r"[a-zß-öø-ÿ][a-zß-öø-ÿ'’-]{2,60}+"
+)
 _NAMED = (
     r"(?<!\w)(?:(?:[Pp]atient(?:'s|en)?|[Ll]ast|[Ff]irst|[Ff]ull)[ ]?[Nn]ame|[Ss]urname"
     rf"|Nachname|Vorname|Familienname)[ ]?[:=][ ]{{0,3}}{_NAME}(?:,? {_NAME}){{0,3}}"
 )
 _LABELLED = (
     rf"(?<![^\n])[ \t]{{0,8}}(?:(?:[Nn]ame|NAME)[ \t]?[:=][ \t]{{0,3}}{_NAME}(?:,? {_NAME}){{0,3}}"
-    rf"|(?:[Pp]atient|PATIENT)[ \t]?[:=][ \t]{{0,3}}{_NAME}(?:,? {_NAME}){{1,3}})"
+    rf"|(?:[Pp]atient|PATIENT|PT)[ \t]?[:=][ \t]{{0,3}}{_NAME}(?:,? {_NAME}){{1,3}})"
+)
+_LABELLED_WITHIN = (
+    rf"(?<!\w)(?:[Pp]atient|PATIENT|[Pp]t)\.?[ \t]?[:=][ \t]{{0,3}}{_NAME}(?:,? {_NAME}){{1,3}}"
 )
 
 _I = re.IGNORECASE
@@ -199,13 +217,19 @@ PATTERNS: tuple[re.Pattern[str], ...] = (
     *(re.compile(pattern) for pattern in _NUMBERS),
     *(re.compile(pattern, _I) for pattern in _PHONES),
     re.compile(_TITLED),
+    re.compile(_TITLED_LOUDLY),
+    re.compile(_TITLED_SOFTLY),
     re.compile(_NAMED),
     re.compile(_LABELLED),
+    re.compile(_LABELLED_WITHIN),
 )
 
 
 def mask_identifiers(text: str) -> tuple[str, int]:
     """The text with `MASKED` for everything that looks like a direct identifier, and how many.
+
+    Letters and digits in other forms (full width, and the like) are read as the plain ones, which
+    a text with something masked then has throughout.
 
     Recognised: e-mail addresses, phone numbers, full dates (a day of a year, of birth or not),
     record, insurance and social security numbers, and names after a title or after "Name:".
@@ -213,8 +237,8 @@ def mask_identifiers(text: str) -> tuple[str, int]:
     >>> mask_identifiers("Mr. Smith, MRN 123456: BP 120/80, 3.5 mg")[1]
     2
     """
-    num_masked = 0
+    num_masked, masked = 0, unicodedata.normalize("NFKC", text)
     for pattern in PATTERNS:
-        text, num_found = pattern.subn(MASKED, text)
+        masked, num_found = pattern.subn(MASKED, masked)
         num_masked += num_found
-    return text, num_masked
+    return (masked if num_masked else text), num_masked

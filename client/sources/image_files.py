@@ -88,10 +88,12 @@ def _nifti_slices(path: Path, limit: int, *, is_gzip: bool) -> Iterator[Frame]:
     import nibabel  # optional
 
     with gzip.open(path) if is_gzip else path.open("rb") as file:
-        start = file.read(4)
+        version = _nifti_version(file.read(4))
         file.seek(0)
-        kind = nibabel.Nifti1Image if _nifti_version(start) == 1 else nibabel.Nifti2Image
-        image = kind.from_stream(file)
+        kind: Any = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
+        # Not `from_stream`: it also reads all extensions of the header, of any size they say.
+        header = kind.header_class(file.read(kind.header_class.template_dtype.itemsize))
+        image = kind(kind.ImageArrayProxy(file, header.copy(), mmap=False), None, header)
         shape = _checked_shape(image)
         if len(shape) == 2:
             yield _slice(image, ())

@@ -21,6 +21,7 @@ from client.sources.frames import MAX_PIXELS, ImageRefusedError, quiet
 from client.sources.identifiers import column_findings
 from client.sources.image_files import read_frames
 from client.sources.source import GranularityArrays, Reader, Source, places_of
+from client.sources.table_chunks import TABLE_SUFFIXES
 from client.sources.tables import read_table
 from client.sources.xray import model_image
 from common.granularities import ImagesGranularity
@@ -68,7 +69,7 @@ def read_images(
     )
     places, found_places = places_of(table["patient_id"], source)
     findings += found_places
-    listing = _Listing(folder=source.path.parent.resolve(), stem=source.path.stem)
+    listing = _Listing(folder=source.path.parent.resolve(), stem=_stem(source.path))
     try:
         with quiet(), FrameDecoder() as decoder:
             for place, path in listing.paths(table["file"], places):
@@ -89,6 +90,13 @@ def absent_images(granularity: ImagesGranularity, num_patients: int) -> Granular
         "observed_BN": np.zeros(shape, dtype=np.bool_),
         "present_B": np.zeros(num_patients, dtype=np.bool_),
     }
+
+
+def _stem(path: Path) -> str:
+    """The name of the table without its suffixes: that of the folder of its files."""
+    name = path.name
+    suffix = next((s for s in (".csv.gz", ".csv", ".parquet") if name.lower().endswith(s)), "")
+    return name[: -len(suffix)] if suffix else path.stem
 
 
 def _read_into(
@@ -199,5 +207,5 @@ class _Listing:
 
 
 IMAGES: Reader[ImagesGranularity] = Reader(
-    suffixes=(".csv", ".parquet"), read=read_images, absent=absent_images
+    suffixes=TABLE_SUFFIXES, read=read_images, absent=absent_images
 )

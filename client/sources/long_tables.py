@@ -41,16 +41,6 @@ def places_in(cells: "pd.Series[Any]", names: pd.Index) -> NDArray[np.int64]:
     return np.where(cells.isna(), -1, known).astype(np.int64)
 
 
-def stranger_findings(num_strange: int, num_rows: int, source: Source) -> list[Finding]:
-    """A warning with the number of rows of nobody in the patients' table, where there are any."""
-    if num_strange == 0:
-        return []
-    found = f"{num_strange} of {num_rows} rows of nobody in the patients' table"
-    action = "They are not used; check that both files are of the same patients."
-    expected = "patients who are in the patients' table"
-    return [warning(source.path.name, expected, found, action)]
-
-
 def window_findings(num_inside: int, num_outside: int, window: str, file: str) -> list[Finding]:
     """A warning where rows have a time and not one of them lies in the study's window."""
     if num_inside or not num_outside:

@@ -17,6 +17,7 @@ from client.sources.line_files import BrokenFileError, absent_file, broken_file
 from client.sources.numbers import Floats, floats_of, number_findings, numbers_of
 from client.sources.plink import companions, read_plink
 from client.sources.source import GranularityArrays, Reader, Source, places_of
+from client.sources.table_chunks import column_names
 from client.sources.tables import read_table
 from client.sources.vcf import read_vcf
 from common.granularities import MarkersGranularity, NumericFeature
@@ -71,16 +72,17 @@ def _from_table(
 ) -> tuple[Floats | None, list[Finding]]:
     """The values of a wide table, NaN where missing; None where there is no such table."""
     where = source.path.name
-    table, findings = read_table(source.path)
+    names, findings = column_names(source.path)
+    if findings:
+        return None, findings
+    used = {"patient_id", *granularity.markers}
+    table, findings = read_table(source.path, used)
     if table is None:
         return None, findings
-    if "patient_id" not in table.columns:
+    if "patient_id" not in names:
         found = error(where, "a column patient_id", "none", "Name the column of ids so.")
         return None, [*findings, found]
-    exempt = {"patient_id", *granularity.markers}
-    findings += column_findings(
-        table.columns, exempt=exempt, file=where, identifiers=source.identifiers
-    )
+    findings += column_findings(names, exempt=used, file=where, identifiers=source.identifiers)
     places_S, found_places = _places(table["patient_id"], source, "rows")
     known = [marker in table.columns for marker in granularity.markers]
     findings += found_places + _missing(known, where)

@@ -22,11 +22,10 @@ from client.sources.long_tables import (
     long_columns,
     minute_findings,
     places_in,
-    stranger_findings,
     window_findings,
 )
 from client.sources.numbers import Floats, floats_of
-from client.sources.source import GranularityArrays, Reader, Source
+from client.sources.source import GranularityArrays, Reader, Source, stranger_findings
 from client.sources.table_chunks import TABLE_SUFFIXES, read_table_chunks
 from client.sources.vocabulary import MASKED, words_of
 from common.granularities import NotesGranularity
@@ -179,7 +178,7 @@ def _first(parts: list[Note], max_tokens: int) -> list[Note]:
 
 def _findings(rows: Counter[str], source: Source, granularity: NotesGranularity) -> list[Finding]:
     file = source.path.name
-    findings = stranger_findings(rows["strange"], rows["all"], source)
+    findings = stranger_findings(rows["strange"], rows["all"], source.path.name)
     findings += minute_findings(rows["text"], rows["infinite"], file)
     start, end = granularity.start_minutes, granularity.end_minutes
     has_window = start is not None or end is not None

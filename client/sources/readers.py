@@ -3,6 +3,8 @@
 A new kind is one reader module beside this one and one line here.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -28,6 +30,15 @@ READERS: dict[str, Reader[Any]] = {
 }
 
 
+def several_findings(files: Sequence[Path]) -> list[Finding]:
+    """A warning where several files could be meant; the first one is read."""
+    if len(files) < 2:
+        return []
+    action = f"{files[0].name} is read; remove the others, or name one in site.toml."
+    names = ", ".join(file.name for file in files)
+    return [warning(files[0].parent.name, "one file of each name", names, action)]
+
+
 def read_granularity(
     config: SiteConfig,
     name: str,
@@ -46,16 +57,20 @@ def read_granularity(
     """
     reader = READERS[granularity.kind]
     path = config.files.get(name)
+    ambiguous: list[Finding] = []
     if path is None:
         candidates = [config.folder / f"{name}{suffix}" for suffix in reader.suffixes]
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        found_files = [candidate for candidate in candidates if candidate.is_file()]
+        path = found_files[0] if found_files else None
+        ambiguous = several_findings(found_files)
     elif not path.is_file():
         where = f"site.toml, data.files.{name}"
         finding = error(where, "the file that it names", "none", "Correct the name, or remove it.")
         return reader.absent(granularity, len(ids)), [finding]
     if path is not None:
         source = Source(granularity=name, path=path, ids=ids, identifiers=config.identifiers)
-        return reader.read(source, granularity)
+        arrays, findings = reader.read(source, granularity)
+        return arrays, ambiguous + findings
     if isinstance(granularity, TabularGranularity):
         return read_tabular(patients, granularity, name=name, file=config.patients.name)
     expected = f"a file of granularity {name} ({', '.join(s.lstrip('.') for s in reader.suffixes)})"

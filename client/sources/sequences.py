@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from client.findings import Finding, error, warning
 from client.sources.line_files import BrokenFileError, absent_file, broken_file, pieces_of
-from client.sources.source import GranularityArrays, Reader, Source
+from client.sources.source import GranularityArrays, Reader, Source, stranger_findings
 from common.granularities import SequencesGranularity
 
 UNKNOWN = 1
@@ -151,11 +151,7 @@ class _Reading:
             found = f"{self.num_before} lines before the first header, {self.num_records} records"
             return [error(where, "records with a header >patient_id", found, "Export it again.")]
         findings: list[Finding] = []
-        if self.num_strange:
-            found = f"{self.num_strange} of {self.num_records} records of nobody in the patients' "
-            action = "They are not used; check that both files are of the same patients."
-            expected = "patients who are in the patients' table"
-            findings.append(warning(where, expected, found + "table", action))
+        findings += stranger_findings(self.num_strange, self.num_records, where, noun="records")
         if self.num_unclean:
             found = f"{self.num_unclean} records with other characters"
             findings.append(error(where, "letters of sequences", found, "Export it again."))

@@ -18,11 +18,10 @@ from client.sources.long_tables import (
     long_columns,
     minute_findings,
     places_in,
-    stranger_findings,
     window_findings,
 )
 from client.sources.numbers import Floats, NumberCounts, floats_of, number_findings, numbers_of
-from client.sources.source import GranularityArrays, Reader, Source
+from client.sources.source import GranularityArrays, Reader, Source, stranger_findings
 from client.sources.table_chunks import TABLE_SUFFIXES, read_table_chunks
 from common.granularities import SeriesGranularity
 
@@ -173,7 +172,7 @@ def _arrays(grid: _Grid) -> GranularityArrays:
 
 def _findings(grid: _Grid, source: Source, granularity: SeriesGranularity) -> list[Finding]:
     file, rows = source.path.name, grid.rows
-    findings = stranger_findings(rows["strange"], rows["all"], source)
+    findings = stranger_findings(rows["strange"], rows["all"], source.path.name)
     if rows["unknown"]:
         expected = f"signals of granularity {source.granularity}"
         found = f"{rows['unknown']} of {rows['all']} rows of signals that the study does not know"

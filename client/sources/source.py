@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from client.findings import Finding, warning
+from client.findings import Finding, error, warning
 from common.granularities import Granularity
 
 GranularityArrays = dict[str, NDArray[Any]]
@@ -69,9 +69,21 @@ def places_of(
     """
     places = source.ids.get_indexer(pd.Index(patient_ids.fillna("")))
     num_strange = int((places < 0).sum())
+    findings = stranger_findings(num_strange, len(places), source.path.name, noun=noun)
+    return places.astype(np.int64), findings
+
+
+def stranger_findings(
+    num_strange: int, num_rows: int, where: str, *, noun: str = "rows"
+) -> list[Finding]:
+    """What rows of nobody in the patients' table say: an error where all are, else a warning."""
     if num_strange == 0:
-        return places.astype(np.int64), []
-    found = f"{num_strange} of {len(places)} {noun} of nobody in the patients' table"
-    action = "They are not used; check that both files are of the same patients."
+        return []
     expected = "patients who are in the patients' table"
-    return places.astype(np.int64), [warning(source.path.name, expected, found, action)]
+    if num_strange == num_rows:
+        found = f"none: all {num_rows} {noun} are of others"
+        action = "The ids do not match: write them alike in both files, leading zeros included."
+        return [error(where, expected, found, action)]
+    found = f"{num_strange} of {num_rows} {noun} of nobody in the patients' table"
+    action = "They are not used; check that both files are of the same patients."
+    return [warning(where, expected, found, action)]

@@ -28,6 +28,7 @@ TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 # quote the file.
 _FAULTS = (ValueError, OSError, EOFError, zlib.error, MemoryError, OverflowError)
 CHUNK_ROWS = 100_000
+MAX_COLUMNS = 200_000
 _VECTOR_ROWS = 2048  # DuckDB gives rows in vectors of so many
 _MISSING = sorted(MISSING_CELLS)
 
@@ -82,6 +83,9 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _header_findings(names: list[str], where: str) -> list[Finding]:
+    if len(names) > MAX_COLUMNS:
+        action = "Export the columns of the study alone; genomes as VCF or PLINK."
+        return [error(where, f"at most {MAX_COLUMNS} columns", str(len(names)), action)]
     named = [name for name in names if name]
     num_repeated = len(named) - len(set(named))
     if num_repeated == 0:
@@ -166,6 +170,9 @@ def _csv_fault(fault: Exception, where: str) -> Finding:
         return error(where, "UTF-8 text", "another encoding", "Save it as UTF-8.")
     if isinstance(fault, (gzip.BadGzipFile, EOFError, zlib.error)):
         return error(where, "a whole gzip file", "a damaged one", "Export it again.")
+    if isinstance(fault, MemoryError):
+        action = "Export the columns and rows of the study alone, or as Parquet."
+        return error(where, "a table that fits into memory", "one that does not", action)
     found = f"what the CSV parser refuses ({type(fault).__name__})"
     return error(where, "rows of equal length", found, "Export it again as CSV.")
 

@@ -6,6 +6,7 @@ value ever reaches a message of a parser.
 Letters of shapes: B patients, F numeric features, K categorical features.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,22 @@ from client.findings import Finding, error, warning
 from client.sources.identifiers import column_findings
 from client.sources.numbers import Floats, number_findings, numbers_of, unusable_findings
 from client.sources.source import GranularityArrays, Reader, Source, places_of
-from client.sources.table_chunks import TABLE_SUFFIXES, read_table_chunks
+from client.sources.table_chunks import TABLE_SUFFIXES, column_names, read_table_chunks
 from common.granularities import CategoricalFeature, NumericFeature, TabularGranularity
 
 
-def read_table(path: Path) -> tuple[pd.DataFrame | None, list[Finding]]:
+def read_table(
+    path: Path, columns: Collection[str] | None = None
+) -> tuple[pd.DataFrame | None, list[Finding]]:
     """The table as text (missing cells are NA), or None and the finding that says why not.
 
     Args:
         path: .parquet, .csv.gz, or anything else, which is read as CSV.
+        columns: those to give, where the file has them; none: all.
     """
     chunks: list[pd.DataFrame] = []
     findings: list[Finding] = []
-    for chunk, found in read_table_chunks(path):
+    for chunk, found in read_table_chunks(path, columns):
         findings += found
         if chunk is None:
             return None, found
@@ -99,16 +103,17 @@ def read_tabular_file(
     """
     absent = absent_tabular(granularity, len(source.ids))
     file = source.path.name
-    table, findings = read_table(source.path)
+    names, findings = column_names(source.path)
+    if findings:
+        return absent, findings
+    used = ["patient_id", *granularity.columns]
+    table, findings = read_table(source.path, used)
     if table is None:
         return absent, findings
-    if "patient_id" not in table.columns:
+    if "patient_id" not in names:
         action = "Add one, and check that cells are separated by commas."
         return absent, [*findings, error(file, "a column patient_id", "none", action)]
-    used = ["patient_id", *granularity.columns]
-    findings += column_findings(
-        table.columns, exempt=used, file=file, identifiers=source.identifiers
-    )
+    findings += column_findings(names, exempt=used, file=file, identifiers=source.identifiers)
     ids = table["patient_id"]
     num_repeated = int(ids.dropna().duplicated().sum())
     if num_repeated:

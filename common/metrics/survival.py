@@ -23,8 +23,11 @@ from common.metrics.statistics import (
     known,
 )
 
-TIME_BINS = 32
-RISK_BINS = 50
+# Equal bins up to the last cut point, and one for the times after it.
+TIME_BINS = 65
+# Equal bins of the logit of the risk: the log relative risk of Cox, up to a constant.
+RISK_BINS = 128
+_LARGEST_LOGIT = 8.0
 _SMALLEST = 1e-7
 _HISTOGRAMS = ("events_by_time_and_risk", "censored_by_time_and_risk")
 
@@ -56,11 +59,8 @@ class SurvivalStatistics(Statistics):
         """The sums over the patients whose time is known."""
         survival_BK, outcome = known(predictions_BP, labels)
         time_B, event_B = outcome["time_B"].astype(np.float64), outcome["event_B"]
-        width = self.cut_points[-1] / TIME_BINS
-        time_bin_B = np.minimum((time_B / width).astype(np.int64), TIME_BINS - 1)
-        # Most patients have a small risk: bins of the root are finer there.
-        root_B = risk_of(survival_BK) ** 0.5
-        risk_bin_B = np.minimum((root_B * RISK_BINS).astype(np.int64), RISK_BINS - 1)
+        time_bin_B = _time_bins(time_B, self.cut_points)
+        risk_bin_B = _risk_bins(risk_of(survival_BK))
         histograms = np.zeros((2, TIME_BINS, RISK_BINS))
         np.add.at(histograms, ((~event_B).astype(int), time_bin_B, risk_bin_B), 1.0)
         sums: dict[str, Floats] = {"num_patients": np.asarray(float(len(time_B)))}
@@ -171,6 +171,26 @@ def survived_intervals(time_B: Floats, cut_points: tuple[float, ...]) -> NDArray
 def _edges(cut_points: tuple[float, ...]) -> NDArray[np.float32]:
     """As the model holds them: a time of 0.1, in float32 too, is then at a cut point of 0.1."""
     return np.asarray(cut_points, dtype=np.float32)
+
+
+def _time_bins(time_B: Floats, cut_points: tuple[float, ...]) -> NDArray[np.int64]:
+    """The bin of each time, shape (B,); the last cut point itself is not after it."""
+    last = float(_edges(cut_points)[-1])
+    num_within = TIME_BINS - 1
+    # The minimum comes before the cast, which a huge time would overflow.
+    within_B = np.minimum(time_B, last) / last * num_within
+    bin_B = np.minimum(within_B.astype(np.int64), num_within - 1)
+    result_B: NDArray[np.int64] = np.where(time_B > last, num_within, bin_B)
+    return result_B
+
+
+def _risk_bins(risk_B: Floats) -> NDArray[np.int64]:
+    """The bin of each risk of 0 to 1, shape (B,): equal ones of its logit, which is clipped."""
+    with np.errstate(divide="ignore"):
+        logit_B = np.clip(np.log(risk_B) - np.log1p(-risk_B), -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    place_B = (logit_B / _LARGEST_LOGIT + 1) / 2 * RISK_BINS
+    bin_B: NDArray[np.int64] = np.minimum(place_B.astype(np.int64), RISK_BINS - 1)
+    return bin_B
 
 
 def _binned_c(events_TR: Floats, censored_TR: Floats) -> tuple[float, float]:

@@ -35,23 +35,16 @@ class PatientModel(nn.Module):
 
     Attributes:
         local_blocks: names of the parameters that stay at a site.
-        undecayed: names of those that weight decay leaves alone: biases, scales of norms and
-            baselines, which fit how common an outcome is and not what it depends on.
+        undecayed: names of those that weight decay leaves alone: biases, scales of norms, and
+            embeddings of one row (baselines, the query of attention), which are biases in another
+            form: they fit how common an outcome is, and not what it depends on.
 
     Raises:
-        StudyError: a granularity or outcome has a name that torch's modules use themselves, such
-            as "type"; or `personal.local_blocks` names nothing, or leaves nothing to share.
+        StudyError: `personal.local_blocks` names nothing, or leaves nothing to share.
     """
 
     def __init__(self, study: Study) -> None:
         super().__init__()
-        names = (*study.granularities, *study.outcomes)
-        taken = [name for name in names if hasattr(nn.ModuleDict, name)]
-        if taken:
-            raise StudyError(
-                f"Expected names of granularities and outcomes that torch does not use itself, "
-                f"found {', '.join(taken)}. Choose others."
-            )
         width = study.model.width
         with torch.random.fork_rng(devices=[]):
             # Not `torch.manual_seed`, which would seed the GPUs as well.
@@ -72,10 +65,13 @@ class PatientModel(nn.Module):
         for name in study.model.frozen:
             self.encoders[name].requires_grad_(False)
         self.local_blocks = _local_blocks(self, study)
+        single_rows = {
+            f"{name}.weight"
+            for name, layer in self.named_modules()
+            if isinstance(layer, nn.Embedding) and layer.num_embeddings == 1
+        }
         self.undecayed = frozenset(
-            name
-            for name, p in self.named_parameters()
-            if p.ndim < 2 or name.endswith("baseline.weight")
+            name for name, p in self.named_parameters() if p.ndim < 2 or name in single_rows
         )
 
     def forward(self, batch: Batch) -> Tensor:
@@ -91,10 +87,14 @@ class PatientModel(nn.Module):
             present.append(batch[name]["present_B"].unsqueeze(1).expand(-1, token_BTD.shape[1]))
         return torch.cat(tokens, dim=1), torch.cat(present, dim=1)
 
-    def read_out(self, tokens_BTD: Tensor, present_BT: Tensor) -> Tensor:
-        """The logits (B, W) of tokens of which some are present."""
-        if self.training and self.granularity_dropout > 0:
-            present_BT = _drop_granularities(present_BT, self.granularity_dropout)
+    def read_out(self, tokens_BTD: Tensor, present_BT: Tensor, *, drops: bool = True) -> Tensor:
+        """The logits (B, W) of tokens of which some are present.
+
+        Args:
+            drops: whether granularities are hidden in training, as the study says.
+        """
+        if drops and self.training and self.granularity_dropout > 0:
+            present_BT = drop_granularities(present_BT, self.granularity_dropout)
         fused_BD = self.dropout(self.fusion(tokens_BTD, present_BT))
         return torch.cat([head(fused_BD) for head in self.heads.values()], dim=1)
 
@@ -201,7 +201,7 @@ def _pack(named: Mapping[str, Tensor]) -> Arrays:
     return Arrays.pack({name: value.cpu().numpy() for name, value in named.items()})
 
 
-def _drop_granularities(present_BT: Tensor, probability: float) -> Tensor:
+def drop_granularities(present_BT: Tensor, probability: float) -> Tensor:
     """`present_BT` with some granularities hidden at random, and never all of a patient's."""
     keep_BT = present_BT & (torch.rand(present_BT.shape, device=present_BT.device) >= probability)
     has_any_B1 = keep_BT.any(dim=1, keepdim=True)

@@ -14,7 +14,27 @@ from common.models.numeric import NumericEncoder, basis_width, in_basis
 from common.models.recurrent import GRULayer
 
 
-class SeriesEncoder(NumericEncoder):
+class GridEncoder(NumericEncoder):
+    """What encoders of series share: the normalised grid, varied in training as the study says."""
+
+    def __init__(self, granularity: SeriesGranularity) -> None:
+        super().__init__(granularity.numeric)
+        self.plan = granularity.augment
+
+    def grid(self, batch: GranularityBatch) -> tuple[Tensor, Tensor]:
+        """The normalised values and which were observed, each (B, T, F).
+
+        Args:
+            batch: "numeric_BTF" float, "observed_BTF" bool, "present_B" bool.
+        """
+        observed_BTF = batch["observed_BTF"] & batch["present_B"][:, None, None]
+        z_BTF = self.standardise(batch["numeric_BTF"], observed_BTF)
+        if not self.training:
+            return z_BTF, observed_BTF
+        return vary_series(z_BTF, observed_BTF, self.plan)
+
+
+class SeriesEncoder(GridEncoder):
     """One token per patient from signals over time.
 
     Of each signal, every step shows the last value measured so far, whether it was measured in this
@@ -28,8 +48,7 @@ class SeriesEncoder(NumericEncoder):
     """
 
     def __init__(self, granularity: SeriesGranularity, width: int, dropout: float) -> None:
-        super().__init__(granularity.numeric)
-        self.plan = granularity.augment
+        super().__init__(granularity)
         num_channels = 3 * len(granularity.signals) + 1
         hidden, num_layers = granularity.hidden, granularity.num_layers
         self.body = (
@@ -40,15 +59,8 @@ class SeriesEncoder(NumericEncoder):
         self.project = nn.Linear(3 * hidden, width)
 
     def forward(self, batch: GranularityBatch) -> Tensor:
-        """The token, shape (B, 1, D).
-
-        Args:
-            batch: "numeric_BTF" float, "observed_BTF" bool.
-        """
-        observed_BTF = batch["observed_BTF"] & batch["present_B"][:, None, None]
-        z_BTF = self.standardise(batch["numeric_BTF"], observed_BTF)
-        if self.training:
-            z_BTF, observed_BTF = vary_series(z_BTF, observed_BTF, self.plan)
+        """The token, shape (B, 1, D)."""
+        z_BTF, observed_BTF = self.grid(batch)
         seen_BT = observed_BTF.any(dim=2)
         states_BTH = self.body(channels_of(z_BTF, observed_BTF), seen_BT)
         read_BH = [pool(states_BTH, seen_BT) for pool in (masked_mean, masked_max, masked_last)]
@@ -56,7 +68,7 @@ class SeriesEncoder(NumericEncoder):
         return token_BD.unsqueeze(1)
 
 
-class SummaryEncoder(NumericEncoder):
+class SummaryEncoder(GridEncoder):
     """One token per patient: a linear map of what a clinician would write down of each signal.
 
     Its mean, lowest, highest, standard deviation and last value over the steps where it was
@@ -68,8 +80,7 @@ class SummaryEncoder(NumericEncoder):
     """
 
     def __init__(self, granularity: SeriesGranularity, width: int, dropout: float) -> None:
-        super().__init__(granularity.numeric)
-        self.plan = granularity.augment
+        super().__init__(granularity)
         self.basis = granularity.basis
         num_signals = len(granularity.signals)
         num_columns = (5 * basis_width(self.basis) + 2) * num_signals
@@ -77,15 +88,8 @@ class SummaryEncoder(NumericEncoder):
         self.project = nn.Linear(num_columns, width)
 
     def forward(self, batch: GranularityBatch) -> Tensor:
-        """The token, shape (B, 1, D).
-
-        Args:
-            batch: "numeric_BTF" float, "observed_BTF" bool.
-        """
-        observed_BTF = batch["observed_BTF"] & batch["present_B"][:, None, None]
-        z_BTF = self.standardise(batch["numeric_BTF"], observed_BTF)
-        if self.training:
-            z_BTF, observed_BTF = vary_series(z_BTF, observed_BTF, self.plan)
+        """The token, shape (B, 1, D)."""
+        z_BTF, observed_BTF = self.grid(batch)
         is_known_BF = observed_BTF.any(dim=1)
         columns = [
             in_basis(torch.where(is_known_BF, summary_BF, 0), is_known_BF, self.basis)

@@ -1,5 +1,6 @@
 """From `results.json` to a report in Markdown that a person reads in two minutes."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from common.metrics.classification import ClassStatistics
@@ -41,25 +42,33 @@ def _last_round(results: dict[str, Any]) -> str:
     if not rounds:
         return "No site has answered a round yet."
     last = rounds[-1]
+    enrolled = sorted(results["sites"])
     parts = [
-        _outcome(f"After round {last['round']}: {name}", name, kind, last, sorted(results["sites"]))
-        for name, kind in results["outcomes"].items()
+        _outcome(f"After round {last['round']}: {name}", name, results, last, enrolled)
+        for name in results["outcomes"]
     ]
     if last["personal"] is not None:
         parts += [
-            _outcome(f"{name}, each hospital's own model", name, kind, last["personal"], [])
-            for name, kind in results["outcomes"].items()
+            _outcome(f"{name}, each hospital's own model", name, results, last["personal"], [])
+            for name in results["outcomes"]
         ]
     return "\n\n".join(parts)
 
 
 def _outcome(
-    title: str, name: str, kind: str, evaluated: dict[str, Any], enrolled: list[str]
+    title: str,
+    name: str,
+    results: dict[str, Any],
+    evaluated: dict[str, Any],
+    enrolled: list[str],
 ) -> str:
     """The table of one outcome: held-out patients of every site, and all of them pooled."""
-    columns = columns_of(kind)
+    parts = [evaluated["pooled"][name], *((m or {}).get(name) for m in evaluated["sites"].values())]
+    columns = with_values(columns_of(results["outcomes"][name]), parts)
+    unit = results["units"].get(name, "")
+    titles = " | ".join(title_of(column, unit) for column in columns)
     lines = [f"## {title}, held-out patients", ""]
-    lines.append("| site | held out | " + " | ".join(map(title_of, columns)) + " |")
+    lines.append(f"| site | held out | {titles} |")
     lines.append("|---|---:|" + "---:|" * len(columns))
     for site in sorted({*enrolled, *evaluated["sites"]}):
         lines.append(_row(site, (evaluated["sites"].get(site) or {}).get(name), columns))
@@ -95,16 +104,19 @@ def _course(results: dict[str, Any]) -> str:
     if len(rounds) < 2:
         return ""
     name, kind = next(iter(results["outcomes"].items()))
-    columns = columns_of(kind)[:3]
-    titles = " | ".join(map(title_of, columns))
-    lines = [f"## Round by round: {name}, pooled", "", f"| round | sites | loss | {titles} |"]
-    lines.append("|---:|---:|---:|" + "---:|" * len(columns))
+    # Loss, which training lowers, comes first; a kind of outcome may list it among its columns.
+    columns = tuple(dict.fromkeys(("loss", *columns_of(kind)[:3])))
+    columns = with_values(columns, [entry["pooled"][name] for entry in rounds])
+    unit = results["units"].get(name, "")
+    titles = " | ".join(title_of(column, unit) for column in columns)
+    lines = [f"## Round by round: {name}, pooled", "", f"| round | sites | {titles} |"]
+    lines.append("|---:|---:|" + "---:|" * len(columns))
     # A long run is shown at about twenty of its rounds; all of them are in results.json.
     every = -(-len(rounds) // _MOST_ROUNDS)
     for entry in [*rounds[:-1:every], rounds[-1]]:
         pooled = entry["pooled"][name]
         num_sites = sum(metrics is not None for metrics in entry["sites"].values())
-        numbers = " | ".join(number_of(c, pooled[c]) for c in ("loss", *columns))
+        numbers = " | ".join(number_of(c, pooled[c]) for c in columns)
         lines.append(f"| {entry['round']} | {num_sites} | {numbers} |")
     return "\n".join(lines)
 
@@ -147,9 +159,27 @@ def columns_of(kind: str) -> tuple[str, ...]:
     return SurvivalStatistics.columns if kind == "survival" else ClassStatistics.columns
 
 
-def title_of(metric: str) -> str:
-    """A metric as tables call it."""
-    return _TITLES.get(metric, metric.replace("_", " "))
+def with_values(
+    columns: Sequence[str], parts: Iterable[Mapping[str, float | None] | None]
+) -> tuple[str, ...]:
+    """The columns without a loss that these metrics never have: Cox predicts an order alone.
+
+    >>> with_values(("c_index", "loss"), [{"num_patients": 9.0, "loss": None}, None])
+    ('c_index',)
+    """
+    sent = [metrics for metrics in parts if metrics and metrics.get("num_patients", 1)]
+    has_loss = not sent or any(metrics.get("loss") is not None for metrics in sent)
+    return tuple(column for column in columns if column != "loss" or has_loss)
+
+
+def title_of(metric: str, unit: str = "") -> str:
+    """A metric as tables call it, with the outcome's unit where the metric has that.
+
+    >>> title_of("mae", "days"), title_of("r2", "days")
+    ('MAE (days)', 'R²')
+    """
+    title = _TITLES.get(metric, metric.replace("_", " "))
+    return f"{title} ({unit})" if unit and metric in ("mae", "rmse") else title
 
 
 _TITLES = {

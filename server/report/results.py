@@ -6,6 +6,8 @@ from typing import Any
 from common.errors import RunError
 from common.metrics.evaluation import PERSONAL, SECONDS, from_flat, statistics_of
 from common.metrics.statistics import Metrics
+from common.models.patient_model import SHARED
+from common.outcomes import ClassOutcome
 from common.study import Study
 from server.journal import Event
 
@@ -39,6 +41,11 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "seed": run["seed"],
         "strategy": study.strategy.name,
         "outcomes": {name: outcome.kind for name, outcome in study.outcomes.items()},
+        "units": {
+            name: outcome.unit
+            for name, outcome in study.outcomes.items()
+            if not isinstance(outcome, ClassOutcome)
+        },
         "engine": run["engine"],
         "release": run["release"],
         "code": run["code"],
@@ -48,7 +55,11 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "resumed_at_rounds": [e["round"] for e in by_kind.get("run_resumed", [])],
         "sites": {site: {"training_patients": counts} for site, counts in enrolled.items()},
         "transferred": [
-            {"taken": e["taken"], "left": e["left"]} for e in by_kind.get("transferred", [])
+            {
+                "taken": [_owner(name) for name in e["taken"]],
+                "left": {_owner(name): reason for name, reason in e["left"].items()},
+            }
+            for e in by_kind.get("transferred", [])
         ],
         "rounds": _rounds(by_kind, study),
         "absent": [
@@ -57,6 +68,11 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "bytes": _bytes(by_kind),
         "seconds": _seconds(by_kind),
     }
+
+
+def _owner(name: str) -> str:
+    """Whom a block belongs to, as people call it: what all patients share is the fusion."""
+    return "fusion" if name == SHARED else name
 
 
 def _rounds(by_kind: dict[str, list[Event]], study: Study) -> list[dict[str, Any]]:

@@ -15,11 +15,13 @@ import torch
 
 from client.config import load_site_config
 from client.data import Cohort, read_cohort
-from client.egress import released_counts
+from client.egress import released_counts, released_moments
 from client.evaluation import evaluate, outcomes_of, predict_at_site
 from client.normalise import moments_of
+from client.policy import Policy
 from client.training import Patients, to_device, train
 from common.arrays import Arrays
+from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
 from common.metrics.statistics import EvaluationSums
 from common.models.patient_model import PatientModel, state_of, trainable_manifest
@@ -36,6 +38,7 @@ class PlainSite:
     """One hospital's patients in memory; `counts` are those that its policy lets leave."""
 
     name: str
+    policy: Policy
     counts: dict[str, int]
     cohort: Cohort
     train: Patients
@@ -57,11 +60,19 @@ class PlainRun:
     seconds: list[float]
 
 
-def read_sites(study: Study, sites: Path) -> list[PlainSite]:
-    """The hospitals below `sites`, by name, on the CPU. Their data must be without errors."""
+def read_sites(
+    study: Study, sites: Path, *, left_out: frozenset[str] = frozenset()
+) -> list[PlainSite]:
+    """The hospitals below `sites`, by name, on the CPU. Their data must be without errors.
+
+    Args:
+        left_out: names of sites that are not read.
+    """
     plain = []
     for folder in site_folders(sites):
         config = load_site_config(folder)
+        if config.name in left_out:
+            continue
         cohort, findings = read_cohort(config, study)
         if cohort is None:
             raise ValueError(f"expected usable data in {folder}, found {findings}")
@@ -69,6 +80,7 @@ def read_sites(study: Study, sites: Path) -> list[PlainSite]:
         plain.append(
             PlainSite(
                 name=config.name,
+                policy=config.policy,
                 counts=released_counts(cohort.train.counts(), config.policy),
                 cohort=cohort,
                 train=to_device(cohort.train, cpu),
@@ -79,12 +91,31 @@ def read_sites(study: Study, sites: Path) -> list[PlainSite]:
 
 
 def plain_loop(
-    study: Study, sites: list[PlainSite], *, clock: Callable[[], float] = time.perf_counter
+    study: Study,
+    sites: list[PlainSite],
+    *,
+    build: Callable[[Study], PatientModel] = PatientModel,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> PlainRun:
-    """Federated averaging over `sites`, one after the other, on one thread."""
+    """Federated averaging over `sites`, one after the other, on one thread.
+
+    A hospital's personal model leaves the shared one alone, and is not trained here.
+
+    Args:
+        build: makes the model of the study.
+
+    Raises:
+        StudyError: the study has `personal.local_blocks`; the loop keeps nothing at a site.
+    """
+    if study.personal.local_blocks:
+        raise StudyError(
+            "Expected a study without personal.local_blocks for the plain loop, found "
+            f"{len(study.personal.local_blocks)} patterns in '{study.name}'. Simulate it instead."
+        )
     torch.set_num_threads(1)
-    model = _normalised_model(study, sites)
-    parameters = list(model.parameters())
+    model = _normalised_model(build(study), study, sites)
+    # As `trainable_manifest`: what is frozen is no part of an update.
+    parameters = [p for p in model.parameters() if p.requires_grad]
     manifest = trainable_manifest(model)
     plan = study.strategy
     optimizer = OptimizerState.start(plan, sum(p.numel() for p in parameters))
@@ -122,14 +153,19 @@ def plain_loop(
     return PlainRun(model=state_of(model), evaluations=evaluations, seconds=seconds)
 
 
-def _normalised_model(study: Study, sites: list[PlainSite]) -> PatientModel:
-    model = PatientModel(study)
+def _normalised_model(model: PatientModel, study: Study, sites: list[PlainSite]) -> PatientModel:
     if study.normalisation.method == "federated":
-        moments = add_moments(moments_of(site.cohort.train, study) for site in sites)
+        moments = add_moments(_released(site, study) for site in sites)
         buffers = dict(model.named_buffers())
         for name, value in normalisation_of(study, moments).items():
             buffers[name].copy_(torch.from_numpy(value))
     return model
+
+
+def _released(site: PlainSite, study: Study) -> Arrays:
+    """The hospital's moments as its policy lets them leave."""
+    train = site.cohort.train
+    return released_moments(moments_of(train, study), train.counts(), site.policy)
 
 
 def _evaluated(model: PatientModel, site: PlainSite, study: Study) -> dict[str, EvaluationSums]:

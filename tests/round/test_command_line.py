@@ -311,7 +311,8 @@ def test_every_strategy_learns_with_its_own_defaults(
     assert outcome.code == 0
     rounds = json.loads((out / "results.json").read_text())["rounds"]
     first, last = (entry["oracle"]["event"]["loss"] for entry in (rounds[0], rounds[-1]))
-    assert last < 0.75 * first
+    # From .69, of nothing learned; what labs and lifestyle can tell of the event leaves about .55.
+    assert last < 0.9 * first
 
 
 def test_arms_name_a_site_that_was_absent(

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
+from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from common.study_file import load_study, override
 from simulations.bench.plain_loop import plain_loop, read_sites
@@ -34,8 +37,9 @@ def _study(**changes: object) -> Study:
         {"strategy__name": "fedprox", "strategy__proximal_mu": 0.1},
         {"strategy__name": "fedadam", "strategy__server_learning_rate": 0.01},
         {"strategy__combine": "median", "normalisation__method": "public_range"},
+        {"personal__ditto_lambda": 0.1},
     ],
-    ids=["fedavg", "fedprox", "fedadam", "median"],
+    ids=["fedavg", "fedprox", "fedadam", "median", "ditto"],
 )
 def test_the_engine_and_a_plain_loop_give_the_same_model_bit_for_bit(
     sites: Path, tmp_path: Path, changes: dict[str, object]
@@ -59,3 +63,30 @@ def test_the_engine_reports_the_metrics_of_a_plain_loop(sites: Path, tmp_path: P
         for name, statistics in statistics_of(study).items():
             metrics = statistics.metrics_of(expected[name])
             assert found["pooled"][name] == pytest.approx(metrics, rel=1e-12)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_frozen_encoders_stay_in_the_plain_loop_and_the_rest_is_trained(
+    sites: Path, strategy: str
+) -> None:
+    study = _study(strategy__name=strategy, model__frozen=["labs"])
+    before = state_of(PatientModel(study)).unpack()
+    after = plain_loop(study, read_sites(study, sites)).model.unpack()
+    frozen = {n for n, _ in PatientModel(study).encoders["labs"].named_parameters()}
+    for name, value in before.items():
+        if name.removeprefix("encoders.labs.") in frozen:
+            assert np.array_equal(after[name], value), name
+    assert any(not np.array_equal(after[n], before[n]) for n in before if n.startswith("fusion."))
+
+
+def test_the_plain_loop_keeps_nothing_at_a_site_and_says_so(sites: Path) -> None:
+    study = _study(personal__local_blocks=["heads.*"])
+    with pytest.raises(StudyError, match=r"without personal\.local_blocks"):
+        plain_loop(study, read_sites(study, sites))
+
+
+def test_a_site_that_is_left_out_is_not_read(sites: Path) -> None:
+    study = _study()
+    everybody = [site.name for site in read_sites(study, sites)]
+    others = read_sites(study, sites, left_out=frozenset(everybody[:1]))
+    assert [site.name for site in others] == everybody[1:]

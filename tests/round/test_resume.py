@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from common.errors import CheckpointError, RunError
+from common.errors import CheckpointError, RunError, StudyError
 from common.study import Study
 from common.study_file import override, study_to_toml
+from server.app import Run, execute
+from simulations.engine import InProcessGrid
+from simulations.simulate import Simulation, simulate
+from tests.round.conftest import Federation
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -221,3 +226,50 @@ def test_a_killed_run_resumes_to_the_model_of_an_uninterrupted_one_bit_for_bit(
     for path in (tmp_path / "run" / "sites").glob("*/audit.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines():
             json.loads(line)
+
+
+def test_a_run_that_goes_on_starts_from_no_other_model(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="found both"):
+        Run(study=study, folder=tmp_path, engine="flower", resume=True, init_from=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _start_of(study: Study, out: Path, init_from: Path | None) -> None:
+    run = Run(study=study, folder=out, engine="in-process", durable=False, init_from=init_from)
+    execute(run, InProcessGrid({}))
+
+
+def test_an_encoder_that_is_frozen_must_come_from_another_model(
+    study: Study, honest: Federation, tmp_path: Path
+) -> None:
+    frozen = override(study, model__frozen=["labs"])
+    with pytest.raises(StudyError, match="labs: no --init-from"):
+        _start_of(frozen, tmp_path / "out", None)
+    wider = override(frozen, model__width=8)
+    # Of the old model only what does not depend on the width could fit.
+    with pytest.raises((StudyError, RunError), match="labs: of other shapes there"):
+        _start_of(wider, tmp_path / "out", honest.folder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_frozen_encoder_that_was_taken_stays_as_it_was(
+    study: Study, hospitals: Path, honest: Federation, tmp_path: Path
+) -> None:
+    frozen = override(study, model__frozen=["labs"])
+    simulate(
+        Simulation(study=frozen, sites=hospitals, out=tmp_path / "out", init_from=honest.folder)
+    )
+    after = Federation(folder=tmp_path / "out")
+    for name, value in honest.model.items():
+        if name.startswith("encoders.labs."):
+            assert np.array_equal(after.model[name], value), name
+    assert "fusion" in after.results["transferred"][0]["taken"]
+    assert "patients" not in after.results["transferred"][0]["taken"]
+
+
+def test_a_model_to_start_from_that_cannot_be_read_leaves_no_file(
+    study: Study, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError):
+        _start_of(study, tmp_path / "out", tmp_path / "nothing")
+    assert not (tmp_path / "out").exists()

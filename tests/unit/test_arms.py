@@ -198,9 +198,22 @@ def test_every_outcome_has_tables_with_the_metrics_of_its_kind() -> None:
     text = to_markdown(rows, study=SEVERAL)
     _, event, stay, death = text.split(": all, pooled")
     assert "| federated | 0.700 ± 0.000 |" in event
-    assert "| arm | MAE | RMSE | R² |" in stay
+    assert "| arm | MAE (days) | RMSE (days) | R² |" in stay
     assert "| federated | 2.500 ± 0.000 | 3.000 ± 0.000 | 0.100 ± 0.000 |" in stay
-    assert "| arm | C-index | events | loss |" in death
+    # Nobody has a loss here, as with Cox.
+    assert "| arm | C-index | events |" in death
+
+
+def test_counts_are_not_told_by_hospital() -> None:
+    rows = [
+        result(arm, 0, site, outcome="death", c_index=0.8, num_events=12.0, loss=0.5)
+        for arm in ("federated", "local only")
+        for site in ("ada", POOLED)
+    ]
+    text = to_markdown(rows, study=study_of(outcomes={"death": MORE_OUTCOMES["death"]}))
+    assert "C-index by hospital" in text
+    assert "loss by hospital" in text
+    assert "vents by hospital" not in text
 
 
 def test_where_an_order_alone_is_predicted_the_c_index_is_compared() -> None:

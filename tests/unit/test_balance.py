@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.training import Patients, train
+from client.training import Patients, _balancing, train
 from common.models.patient_model import PatientModel, parameters_of
 from common.study import Study
 
@@ -75,9 +75,8 @@ def met(label_B: list[int], study: Study, *, seed: int = 0) -> np.ndarray:
         ({"event": BINARY}, [0] * 180 + [1] * 20),
         ({"stage": STAGE, "days": DAYS}, [0] * 140 + [1] * 50 + [2] * 10),
         # Patients whose class is unknown are a class of their own: other outcomes are learned.
-        ({"event": BINARY, "days": DAYS}, [0] * 150 + [1] * 20 + [-1] * 30),
     ],
-    ids=["two classes", "three classes", "unknown ones"],
+    ids=["two classes", "three classes"],
 )
 def test_balanced_training_meets_each_class_equally_often(
     outcome: dict[str, object], label_B: list[int]
@@ -149,3 +148,17 @@ def test_one_class_alone_is_drawn_evenly() -> None:
 def test_balancing_needs_classes_as_the_first_outcome() -> None:
     with pytest.raises(ValueError, match="expected classes as the first outcome"):
         study_of({"days": DAYS, "event": BINARY}, balance="resample")
+
+
+def test_patients_of_unknown_class_are_met_as_often_as_without_balance() -> None:
+    # Of 200 patients 100 are of unknown class (-1), 80 and 20 of the others, who share the rest.
+    label_B = [-1] * 100 + [0] * 80 + [1] * 20
+    chance_B = _balancing(patients_of(label_B), study_of({"event": BINARY}, balance="resample"))
+    label_B = torch.tensor(label_B)
+    shares = [float(chance_B[label_B == c].sum() / chance_B.sum()) for c in (-1, 0, 1)]
+    assert shares == pytest.approx([0.5, 0.25, 0.25])
+
+
+def test_where_no_class_is_known_all_are_met_alike() -> None:
+    study = study_of({"event": BINARY}, balance="resample")
+    assert _balancing(patients_of([-1] * 5), study).tolist() == [1.0] * 5

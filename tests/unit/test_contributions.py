@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from client.contributions import _shapley, _subsets, contributions
-from client.evaluation import predict
+from client.evaluation import predict, with_intercepts
 from client.training import Patients
 from common.models.patient_model import PatientModel
 from common.study import Study
@@ -33,8 +33,8 @@ def test_they_add_up_to_the_score_of_the_patient(study: Study) -> None:
     model, patients = _model(study), patients_of(study, 9)
     predicted = predict(model, patients)
     added = {
-        name: base + each.sum(axis=1)
-        for name, (base, each) in contributions(model, patients, study).items()
+        name: parts.nothing_B + parts.granularities_BG.sum(axis=1)
+        for name, parts in contributions(model, patients, study).items()
     }
     p = predicted["event"][:, 1]
     assert added["event"] == pytest.approx(np.log(p) - np.log1p(-p))
@@ -50,9 +50,10 @@ def test_an_absent_granularity_contributes_exactly_nothing(study: Study) -> None
         inputs=inputs, outcomes=patients.outcomes, device=patients.device, num_patients=9
     )
     place = list(study.granularities).index("vitals")
-    for _, each_BG in contributions(_model(study), lacking, study).values():
-        assert (each_BG[:, place] == 0).all()
-        assert (each_BG[:, 0] != 0).any()
+    for parts in contributions(_model(study), lacking, study).values():
+        assert (parts.granularities_BG[:, place] == 0).all()
+        assert (parts.granularities_BG[:, 0] != 0).any()
+        assert (parts.site_B == 0).all()
 
 
 def test_of_several_classes_it_is_the_predicted_one() -> None:
@@ -60,8 +61,38 @@ def test_of_several_classes_it_is_the_predicted_one() -> None:
     model, patients = _model(study), patients_of(study, 9)
     p_BC = predict(model, patients)["event"]
     top = p_BC.max(axis=1)
-    base_B, each_BG = contributions(model, patients, study)["event"]
-    assert base_B + each_BG.sum(axis=1) == pytest.approx(np.log(top) - np.log1p(-top))
+    parts = contributions(model, patients, study)["event"]
+    found = parts.nothing_B + parts.granularities_BG.sum(axis=1)
+    assert found == pytest.approx(np.log(top) - np.log1p(-top))
+
+
+def test_the_intercept_of_the_site_is_its_own_part_and_all_parts_add_up(study: Study) -> None:
+    model, patients = _model(study), patients_of(study, 9)
+    intercepts = {"event": np.array([0.0, 1.25])}
+    plain = contributions(model, patients, study)
+    found = contributions(model, patients, study, intercepts)
+    p = with_intercepts(predict(model, patients), intercepts)["event"][:, 1]
+    total = found["event"].nothing_B + found["event"].granularities_BG.sum(axis=1)
+    assert total + found["event"].site_B == pytest.approx(np.log(p) - np.log1p(-p))
+    # Of two classes the log odds move by the intercept, and nothing else does.
+    assert found["event"].site_B == pytest.approx(np.full(9, 1.25))
+    for name, parts in plain.items():
+        assert found[name].granularities_BG == pytest.approx(parts.granularities_BG)
+    assert (found["stay"].site_B == 0).all()
+    assert (found["death"].site_B == 0).all()
+
+
+def test_of_several_classes_the_intercept_decides_which_is_the_predicted_one() -> None:
+    study = study_of(outcomes=MULTICLASS)
+    model, patients = _model(study), patients_of(study, 40)
+    plain_BC = predict(model, patients)["event"]
+    intercepts = {"event": np.array([0.0, 0.4, -0.4])}
+    moved_BC = with_intercepts({"event": plain_BC}, intercepts)["event"]
+    assert (plain_BC.argmax(axis=1) != moved_BC.argmax(axis=1)).any()
+    top = moved_BC.max(axis=1)
+    parts = contributions(model, patients, study, intercepts)["event"]
+    total = parts.nothing_B + parts.granularities_BG.sum(axis=1) + parts.site_B
+    assert total == pytest.approx(np.log(top) - np.log1p(-top))
 
 
 def test_two_granularities_by_hand() -> None:

@@ -390,3 +390,17 @@ def test_no_value_of_the_data_stands_in_any_sentence(
     assert not [canary for canary in canaries if canary in text]
     for value in set(patients(30, seed=seed)["steps_per_day"].astype(str)):
         assert len(value) < 5 or value not in text
+
+
+def test_of_several_files_of_a_granularity_it_is_told_which_was_read(
+    new_site, patients, tiny_study
+) -> None:
+    folder = new_site()
+    table = patients()[["patient_id", "smoker", "steps_per_day"]]
+    table.to_csv(folder / "lifestyle.csv", index=False)
+    assert not [f for f in read(folder, tiny_study)[1] if "lifestyle.csv" in f.found]
+    table.to_csv(folder / "lifestyle.csv.gz", index=False)
+    (finding,) = [f for f in read(folder, tiny_study)[1] if "lifestyle.csv" in f.found]
+    assert finding.severity == "warning"
+    assert finding.found == "lifestyle.csv, lifestyle.csv.gz"
+    assert finding.action.startswith("lifestyle.csv is read")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.egress import Declared, release, released_counts
+from client.egress import Declared, release, released_counts, released_moments
 from client.policy import Policy
 from common.arrays import Arrays, Block
 from common.errors import Refusal, RefusalCode
@@ -352,3 +352,55 @@ def test_neither_those_who_have_a_granularity_nor_those_who_lack_it_are_counted_
     policy = Policy(allow_without_privacy=True, smallest_group=10)
     counts = released_counts({"patients": 45, "labs": labs}, policy)
     assert counts == {"patients": 45, "labs": released}
+
+
+@pytest.mark.parametrize(("count", "leaves"), [(34, 34), (35, 35), (36, 45), (44, 45), (45, 45)])
+def test_a_feature_that_few_lack_counts_all_who_have_its_granularity(
+    declared, tiny_study, count: int, leaves: int
+) -> None:
+    named = dict(moments(tiny_study, 45).unpack())
+    named["labs.count"] = np.array([45.0, count])
+    named["labs.sum"] = np.array([3.0, -0.8 * count])
+    named["labs.sum_squares"] = np.array([2.0, (0.8**2 + 0.1**2) * count])
+    out = reply(TaskKind.ENROL, arrays=Arrays.pack(named, dtype=np.float64))
+    left = release(out, POLICY, declared).arrays
+    assert left is not None
+    assert left.manifest == out.arrays.manifest
+    found = left.unpack()
+    assert found["labs.count"].tolist() == [45.0, leaves]
+    assert found["labs.sum"][0] == 3.0
+    # The normalisation that follows is that of those who have it.
+    mean = found["labs.sum"][1] / leaves
+    assert mean == pytest.approx(-0.8, abs=0.1 / 64)
+    deviation = np.sqrt(found["labs.sum_squares"][1] / leaves - mean**2)
+    assert deviation == pytest.approx(0.1, abs=0.1 / 64)
+
+
+@given(
+    values=st.lists(st.integers(0, 100), min_size=36, max_size=44),
+    num_lacking=st.integers(1, 9),
+)
+def test_how_many_lack_a_feature_is_not_in_the_digits_of_its_mean(
+    values: list[int], num_lacking: int
+) -> None:
+    # Whole numbers in [0, 100]: their mean times their number is whole, and so tells the number.
+    u = (np.array(values) - 50) / 50
+    raw = Arrays.pack(
+        {
+            "labs.count": np.array([float(len(u))]),
+            "labs.sum": np.array([u.sum()]),
+            "labs.sum_squares": np.array([(u**2).sum()]),
+        },
+        dtype=np.float64,
+    )
+    counts = {"patients": len(u) + num_lacking, "labs": len(u) + num_lacking}
+    left = released_moments(raw, counts, POLICY).unpack()
+    mean, deviation = u.mean(), u.std()
+    found = left["labs.sum"] / left["labs.count"]
+    assert left["labs.count"].tolist() == [counts["labs"]]
+    assert abs(found - mean) <= max(deviation, 2**-10) / 128 + 1e-12
+    step = 2.0 ** np.floor(np.log2(max(deviation, 2**-10))) / 64
+    assert found / step == pytest.approx(np.round(found / step), abs=1e-6)
+    # What the server checks: within the range, for every patient that is counted.
+    assert abs(left["labs.sum"]) <= left["labs.count"]
+    assert 0 <= left["labs.sum_squares"] <= left["labs.count"] * (1 + 1e-9)

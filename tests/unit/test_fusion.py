@@ -22,9 +22,8 @@ seeds = st.integers(0, 2**32)
 
 
 def _fusion(name: str, *, dropout: float = 0.0, seed: int = 0) -> Fusion:
-    plan = Model(
-        width=WIDTH, fusion=name, dropout=dropout, edges=(("labs", "notes"), ("notes", "images"))
-    )
+    edges = (("labs", "notes"), ("notes", "images")) if name == "graph" else ()
+    plan = Model(width=WIDTH, fusion=name, dropout=dropout, edges=edges)
     torch.manual_seed(seed)
     return build_fusion(plan, token_owners=OWNERS).eval()
 

@@ -157,11 +157,23 @@ def test_the_expected_auroc_is_that_of_weighted_patients() -> None:
 def test_neither_granularity_of_the_fracture_tells_anything_alone(fracture) -> None:
     scores = scores_of(fracture, process_of(fracture, 0))
     both = frozenset({"xray", "movement"})
-    for (_, names), score in scores.items():
+    of_fracture = {names: score for (name, names), score in scores.items() if name == "fracture"}
+    assert len(of_fracture) == 7
+    for names, score in of_fracture.items():
         if both <= names:
             assert score > 0.8
         else:
             assert score == pytest.approx(0.5, abs=1e-9)
+
+
+def test_what_is_measured_of_one_granularity_is_told_by_it_and_by_no_other(fracture) -> None:
+    scores = scores_of(fracture, process_of(fracture, 0))
+    for outcome, teller in (("angulation", "xray"), ("asymmetry", "movement")):
+        for name in fracture.granularities:
+            score = scores[outcome, frozenset({name})]
+            # .64 of the variance is the driver's, and 12 / 13 of that shows.
+            expected = 0.64 * 12 / 13 if name == teller else 0.0
+            assert score == pytest.approx(expected, abs=0.02)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.8])
@@ -175,7 +187,7 @@ def test_fractures_differ_by_hospital_and_still_show_in_both_together_only(
     broken_B = (site.patients["fracture"] == "yes").to_numpy()
     # The mean of the logistic function at .8 + 2.5 and .8 - 2.5 is (.9644 + .1545) / 2.
     assert broken_B.mean() == pytest.approx({0.0: 0.5, 0.8: 0.5594}[shift], abs=0.025)
-    first_B, second_B = (site.summaries[name][:, 0] for name in ("xray", "movement"))
+    first_B, second_B = (site.summaries[name].mean(axis=1) for name in ("xray", "movement"))
     for shown_B in (first_B, abs(first_B), second_B, abs(second_B)):
         assert roc_auc_score(broken_B, shown_B) == pytest.approx(0.5, abs=0.03)
     assert roc_auc_score(broken_B, np.sign(first_B * second_B)) > 0.75

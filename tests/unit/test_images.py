@@ -1,9 +1,12 @@
 """The reader of images: each format by hand, each option as a law, and what is wrong with lists."""
 
+import contextlib
 import gzip
 import logging
+import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +227,22 @@ class TestRefusals:
         monkeypatch.setattr(frames_module, "MAX_PIXELS", 100)
         assert _reason(file, png_bytes()) == "too large"
 
+    @pytest.mark.parametrize("vox_offset", [0, 352, 1 << 20, 1 << 31])
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_an_extension_of_a_nifti_header_is_not_unpacked(
+        self, file: Path, version: int, vox_offset: int
+    ) -> None:
+        size = 1 << 26
+        content = nifti_bytes(version=version, vox_offset=vox_offset)[: {1: 348, 2: 540}[version]]
+        content += bytes([1, 0, 0, 0]) + struct.pack("<ii", size, 6) + bytes(size)
+        packed = gzip.compress(content, compresslevel=1)
+        tracemalloc.start()
+        with contextlib.suppress(ImageRefusedError):
+            _frames(file, packed)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < size // 2
+
     def test_a_bomb_for_pillow_is_refused(
         self, file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -422,6 +441,15 @@ def _found(findings: list[Finding]) -> list[tuple[str, str]]:
 
 
 class TestTables:
+    def test_a_packed_table_has_its_files_in_the_folder_of_its_name(self, site: Path) -> None:
+        path = site / "imaging.csv.gz"
+        path.write_bytes(gzip.compress(b"patient_id,file\na,3.png\n"))
+        source = Source(granularity="imaging", path=path, ids=pd.Index(["a"]))
+        arrays, findings = IMAGES.read(source, _granularity())
+        assert findings == []
+        assert arrays["present_B"].tolist() == [True]
+        assert ".csv.gz" in IMAGES.suffixes
+
     def test_images_stand_in_the_order_of_the_table(self, site: Path) -> None:
         rows = [("b", "3.png"), ("a", "7.png"), ("b", "1.png")]
         arrays, findings = _read(site, rows, ("a", "b", "c"), max_images=2)

@@ -37,6 +37,7 @@ def _results() -> dict[str, Any]:
             "seed": 7,
             "strategy": "fedadam",
             "outcomes": {"event": "binary"},
+            "units": {},
             "engine": "in-process",
             "release": "0.1.0",
             "code": "c0de",
@@ -114,6 +115,7 @@ def _with_more_outcomes() -> dict[str, Any]:
     """The same with a length of stay, which south sends, and a survival, which nobody sends."""
     results = _results()
     results["outcomes"] |= {"stay": "regression", "death": "survival"}
+    results["units"] |= {"stay": "days", "death": "months"}
     stay = {"num_patients": 12.0, "mae": 2.5, "rmse": 12345.6, "r2": 0.25, "loss": 0.1}
     death = dict.fromkeys(("num_events", "c_index", "loss", "c_index_error_bound"))
     for entry in results["rounds"]:
@@ -129,7 +131,7 @@ def test_every_outcome_has_a_table_with_the_metrics_of_its_kind() -> None:
         for name in ("event", "stay", "death")
     )
     assert "| south | not sent | – | – | – | – | – |" in event
-    assert "| site | held out | MAE | RMSE | R² |" in stay
+    assert "| site | held out | MAE (days) | RMSE (days) | R² |" in stay
     assert "| north | not sent | – | – | – |" in stay
     assert "| south | 12 | 2.500 | 12,346 | 0.250 |" in stay
     assert "| site | held out | C-index | events | loss |" in death
@@ -235,3 +237,26 @@ def test_the_cost_is_in_seconds_and_bytes() -> None:
 @pytest.mark.parametrize("status", ["finished", "failed", "unfinished"])
 def test_every_status_is_told(status: str) -> None:
     assert f"{status.capitalize()}; fedadam" in report_of(_results() | {"status": status})
+
+
+def test_a_loss_that_nobody_has_is_no_column() -> None:
+    results = _with_more_outcomes()
+    cox = {"num_patients": 9.0, "num_events": 4.0, "c_index": 0.625, "loss": None}
+    for entry in results["rounds"]:
+        entry["pooled"]["death"] = cox
+        entry["sites"]["south"]["death"] = cox
+    results["outcomes"] = {"death": "survival"} | results["outcomes"]
+    lines = report_of(results).splitlines()
+    assert "| site | held out | C-index | events |" in lines
+    assert "| south | 9 | 0.625 | 4 |" in lines
+    assert "| round | sites | C-index | events |" in lines
+    assert "| 1 | 2 | 0.625 | 4 |" in lines
+
+
+def test_loss_is_one_column_of_the_course() -> None:
+    results = _with_more_outcomes()
+    likely = {"num_patients": 9.0, "num_events": 4.0, "c_index": 0.625, "loss": 0.5}
+    for entry in results["rounds"]:
+        entry["pooled"]["death"] = likely
+    results["outcomes"] = {"death": "survival"} | results["outcomes"]
+    assert "| round | sites | loss | C-index | events |" in report_of(results).splitlines()

@@ -27,7 +27,7 @@ from common.models.patient_model import (
     trainable_manifest,
 )
 from common.study import Study
-from common.study_file import load_study, without_granularity
+from common.study_file import without_granularity
 from tests.unit.builders import MORE_OUTCOMES, MULTICLASS, Labels, batch_of, labels_of, study_of
 
 FUSIONS = ["attention", "gated_sum", "concat", "graph"]
@@ -406,21 +406,11 @@ def test_every_parameter_has_an_owner() -> None:
     assert owners == {SHARED, "event", *GRANULARITIES}
 
 
-@pytest.mark.parametrize("name", ["type", "train", "keys"])
-def test_a_granularity_with_a_name_of_torchs_own_is_one_clear_error(name: str) -> None:
-    table = load_study("demo").model_dump(mode="json", exclude_none=True)
-    table["granularities"] = {name: table["granularities"]["labs"]}
-    study = Study.model_validate(table)
-    with pytest.raises(StudyError, match=name):
-        PatientModel(study)
-
-
-@pytest.mark.parametrize("name", ["type", "train", "keys"])
-def test_an_outcome_with_a_name_of_torchs_own_is_one_clear_error(name: str) -> None:
-    table = study_of().model_dump(mode="json", exclude_none=True)
-    table["outcomes"] = {name: table["outcomes"]["event"]}
-    with pytest.raises(StudyError, match=name):
-        PatientModel(Study.model_validate(table))
+def test_weight_decay_leaves_embeddings_of_one_row_alone() -> None:
+    study = study_of(outcomes={"death": MORE_OUTCOMES["death"]})
+    undecayed = PatientModel(study).undecayed
+    assert {"fusion.query.weight", "heads.death.baseline.weight"} <= undecayed
+    assert "encoders.labs.categories.weight" not in undecayed
 
 
 # Several outcomes.

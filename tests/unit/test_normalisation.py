@@ -66,17 +66,24 @@ def test_a_feature_that_one_patient_has_keeps_the_width_of_its_range() -> None:
     assert scale_F[AGE] == 50.0
 
 
-def test_a_feature_that_does_not_vary_is_scaled_by_a_thousandth_of_half_its_range() -> None:
-    location_F, scale_F = _fit(np.full((5, 2), 22.0))
-    np.testing.assert_allclose(location_F, 22.0)
-    np.testing.assert_allclose(scale_F, [0.05, 0.015])
+def test_a_feature_that_does_not_vary_keeps_the_width_of_its_range() -> None:
+    location_F, scale_F = _fit(np.full((5, 2), 22.1))
+    np.testing.assert_allclose(location_F, 22.1)
+    np.testing.assert_allclose(scale_F, [50.0, 15.0])
+
+
+@pytest.mark.parametrize("part", [1e-2, 1e-4, 3e-6])
+def test_a_spread_that_is_a_small_part_of_the_range_is_the_scale(part: float) -> None:
+    age_B = 40 + 50 * part * np.array([-1.0, 1.0, 1.0, -1.0])
+    _, scale_F = _fit(np.stack([age_B, np.full(4, 5.0)], axis=1))
+    assert scale_F[AGE] == pytest.approx(50 * part, rel=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 100.0])
 def test_values_at_the_ends_of_the_range_give_the_end(value: float) -> None:
     location_F, scale_F = _fit(np.array([[value, 1.0]] * 1000))
     assert location_F[AGE] == value
-    assert scale_F[AGE] == pytest.approx(0.05)
+    assert scale_F[AGE] == 50.0
 
 
 def test_the_widest_spread_is_half_the_range() -> None:

@@ -279,3 +279,8 @@ def test_a_text_without_a_vocabulary_is_an_error(tmp_path: Path, content: bytes)
         vocabulary_of(path, 4)
     with pytest.raises(DataError, match="FileNotFoundError"):
         vocabulary_of(tmp_path / "none.txt", 4)
+
+
+def test_a_file_of_strangers_alone_is_an_error(csv: Path) -> None:
+    _, findings = notes(csv, "patient_id,text\nx,no\ny,no\n")
+    assert ("error", "none: all 2 rows are of others") in told(findings)

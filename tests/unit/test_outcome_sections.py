@@ -133,3 +133,33 @@ def test_cut_points_are_accepted_exactly_if_they_ascend(points: list[float]) -> 
 def test_cut_points_are_positive_finite_and_at_most_200(points: list[float]) -> None:
     with pytest.raises(ValidationError, match="cut_points"):
         section("survival", cut_points=points)
+
+
+UNFIT = [
+    ("range", [0, 1e39]),
+    ("range", [0, 1e-46]),
+    ("range", [1e9, 1e9 + 1]),
+    ("range", [-1e308, 1e308]),
+    ("range", [1e16, 1e16 + 2]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), UNFIT)
+def test_a_range_that_32_bits_cannot_hold_is_refused(key: str, value: list[float]) -> None:
+    table = {"kind": "regression", "column": "days", "unit": "days", key: value}
+    with pytest.raises(ValidationError, match="differ in 32 bits"):
+        RegressionOutcome.model_validate(table)
+
+
+def test_a_range_may_differ_in_32_bits_and_not_on_the_log_scale() -> None:
+    table = {"kind": "regression", "column": "c", "unit": "EUR", "range": [1e11, 1e11 + 2e4]}
+    RegressionOutcome.model_validate(table)
+    with pytest.raises(ValidationError, match="on scale = 'log'"):
+        RegressionOutcome.model_validate(table | {"scale": "log"})
+
+
+@pytest.mark.parametrize("cuts", [[1.0, 1.00000000001, 2.0], [1.0, 1e13], [1e-46, 1.0]])
+def test_cut_points_that_32_bits_cannot_hold_are_refused(cuts: list[float]) -> None:
+    table = {"kind": "survival", "time_column": "t", "event_column": "e", "unit": "d"}
+    with pytest.raises(ValidationError, match="differ in 32 bits"):
+        SurvivalOutcome.model_validate(table | {"cut_points": cuts})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from client.findings import Finding
-from client.outcomes import LabelArrays, read_outcome, read_outcomes
+from client.outcomes import LabelArrays, read_outcome, read_outcomes, without_rare
 from client.sources.tables import read_table
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 
@@ -129,8 +129,8 @@ def test_quantities_outside_the_range_are_clipped_and_counted() -> None:
     assert sentences(findings) == [
         "warning: Expected an outcome, found 1 patients without one (patients.csv, column days). "
         "It is not learned from them.",
-        "warning: Expected values in [0, 60] days, found 3 of 4 values outside (patients.csv, "
-        "column days). They are clipped.",
+        "error: Expected values in [0, 60] days, found 3 of 4 values outside (patients.csv, "
+        "column days). Check the unit, or widen the range in the study.",
     ]
     assert arrays["value_B"].tolist() == [0.0, 60.0, 60.0, 60.0, 0.0]
     assert arrays["known_B"].tolist() == [True, True, True, True, False]
@@ -275,3 +275,50 @@ def test_a_hospital_without_any_outcome_is_told_so() -> None:
 _DIED = ClassOutcome(kind="binary", column="died", classes=("no", "yes"))
 _DAYS = RegressionOutcome(kind="regression", column="days", unit="days", range=(0, 9))
 _COST = RegressionOutcome(kind="regression", column="cost", unit="EUR", range=(0, 9))
+
+
+@pytest.mark.parametrize(("num_outside", "severity"), [(5, "warning"), (6, "error")])
+def test_more_than_a_twentieth_of_quantities_outside_the_range_is_an_error(
+    num_outside: int, severity: str
+) -> None:
+    days: list[str | None] = ["61"] * num_outside + ["30"] * (100 - num_outside)
+    _, findings = read(DAYS, days=days)
+    assert [(f.severity, f.found) for f in findings] == [
+        (severity, f"{num_outside} of 100 values outside")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("time", "num", "told"),
+    [
+        ("2", 96, ["96 of 100 in the first interval (to 30)"]),
+        ("2", 95, []),
+        ("3000", 96, ["96 of 100 beyond the last one (90)"]),
+        ("3000", 95, []),
+    ],
+)
+def test_times_that_tell_nothing_by_the_intervals_are_told(
+    time: str, num: int, told: list[str]
+) -> None:
+    days: list[str | None] = [time] * num + ["60"] * (100 - num)
+    _, findings = read(SURVIVAL, days=days, died=["1"] * 100)
+    assert [f.found for f in findings] == told
+    assert {f.severity for f in findings} <= {"warning"}
+
+
+def test_an_outcome_of_too_few_training_patients_is_unknown_in_training_alone() -> None:
+    known_B = np.array([True] * 4 + [False] * 8)
+    rare = {"known_B": known_B, "label_B": np.where(known_B, 1, -1)}
+    is_train_B = np.array([True] * 3 + [False] + [True] * 8)
+    common = {"known_B": np.ones(12, dtype=bool), "value_B": np.full(12, 2.0, dtype=np.float32)}
+    both = {"stage": rare, "days": common}
+    arrays, findings = without_rare(both, is_train_B, 4, file=FILE)
+    assert arrays["stage"]["known_B"].tolist() == [False] * 3 + [True] + [False] * 8
+    assert arrays["stage"]["label_B"].tolist() == [-1] * 3 + [1] + [-1] * 8
+    assert arrays["days"] is common
+    (finding,) = findings
+    assert (finding.severity, finding.found) == ("warning", "3")
+    # Enough of them, none of them, or one outcome alone: nothing to do.
+    assert without_rare(both, is_train_B, 3, file=FILE) == (both, [])
+    assert without_rare(both, ~known_B, 4, file=FILE) == (both, [])
+    assert without_rare({"stage": rare}, is_train_B, 4, file=FILE) == ({"stage": rare}, [])

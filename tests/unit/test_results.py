@@ -128,6 +128,7 @@ def test_a_run_is_told_from_its_journal() -> None:
         "seed": 0,
         "strategy": "fedavg",
         "outcomes": {"event": "binary"},
+        "units": {},
         "engine": "in-process",
         "release": "0.1.0",
         "code": "c0de",
@@ -355,3 +356,9 @@ def test_results_and_report_are_written_from_the_journal_of_a_folder(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *["journal.jsonl", "report.md", "results.json"]
     ]
+
+
+def test_blocks_that_were_taken_are_told_as_people_call_them() -> None:
+    transferred = _event("transferred", taken=["labs", "patients"], left={"event": "not there"})
+    results = results_of([_start(), transferred])
+    assert results["transferred"] == [{"taken": ["labs", "fusion"], "left": {"event": "not there"}}]

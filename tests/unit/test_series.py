@@ -302,4 +302,4 @@ def test_a_site_without_any_patient_of_the_table_has_arrays_all_the_same(csv: Pa
     source = Source(granularity="vitals", path=csv, ids=pd.Index([], dtype="str"))
     arrays, findings = SERIES.read(source, VITALS)
     assert arrays["numeric_BTF"].shape == (0, 3, 2)
-    assert told(findings) == [("warning", "1 of 1 rows of nobody in the patients' table")]
+    assert told(findings) == [("error", "none: all 1 rows are of others")]

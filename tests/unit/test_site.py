@@ -243,7 +243,7 @@ def test_a_task_that_is_not_accepted_is_refused_by_its_code_before_any_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("work was done for a refused task")
 
-    for function in ("load_state", "predict_at_site", "train"):
+    for function in ("load_state", "fit_intercepts", "train"):
         monkeypatch.setattr(client.site, function, work)
     reply = site.answer(task_of(tiny_study, kind, **fields))
     assert reply.status == code
@@ -327,12 +327,12 @@ def test_answer_never_raises_and_is_always_a_reply_that_can_be_sent(
     "function",
     [
         "load_state",
-        "predict_at_site",
+        "fit_intercepts",
         "evaluate",
         "train",
         "parameters_of",
         "release",
-        "_audit_line",
+        "audit_line",
     ],
 )
 @pytest.mark.parametrize("fault", [ValueError, RuntimeError, KeyError, MemoryError, OSError])

@@ -1,14 +1,17 @@
 """The study: what is accepted, what is refused and by which key, and what the hash covers."""
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from torch import nn
 
 from common.contract import validate
 from common.errors import StudyError
+from common.fields import TORCH_NAMES
 from common.plan import Training
 from common.study import Study
 from tests.unit.builders import MORE_OUTCOMES, study_of, study_table
@@ -152,8 +155,9 @@ def test_a_column_that_is_named_twice_is_refused(column: str) -> None:
 def test_a_granularity_cannot_take_the_name_under_which_all_patients_are_counted() -> None:
     table = study_table()
     table["granularities"]["patients"] = table["granularities"].pop("vitals")
-    assert "differ from one another and from 'patients' and 'personal', found patients" in _faults(
-        table
+    assert (
+        "differ from one another and from 'patients', 'personal' and 'fusion', found patients"
+        in _faults(table)
     )
 
 
@@ -161,8 +165,9 @@ def test_a_granularity_cannot_take_the_name_under_which_all_patients_are_counted
 def test_an_outcome_cannot_take_a_name_under_which_something_else_is_counted(name: str) -> None:
     table = study_table()
     table["outcomes"][name] = table["outcomes"].pop("event")
-    assert f"differ from one another and from 'patients' and 'personal', found {name}" in _faults(
-        table
+    assert (
+        f"differ from one another and from 'patients', 'personal' and 'fusion', found {name}"
+        in _faults(table)
     )
 
 
@@ -302,3 +307,36 @@ def test_the_first_outcome_is_the_primary_one() -> None:
 def test_steps_of_a_round(work: dict[str, int], num_patients: int, num_steps: int) -> None:
     plan = Training(rounds=1, batch_size=8, **work)
     assert plan.steps_of(num_patients) == num_steps
+
+
+def _with_name(section: str, name: str) -> dict[str, Any]:
+    table = study_table()
+    first = next(iter(table[section]))
+    table[section][name] = table[section].pop(first)
+    return table
+
+
+@pytest.mark.parametrize("section", ["granularities", "outcomes"])
+@pytest.mark.parametrize("name", ["training", "type", "train", "keys"])
+def test_a_name_of_torchs_own_is_one_clear_error(section: str, name: str) -> None:
+    with pytest.raises(ValidationError, match=f"torch does not use itself, found {name}"):
+        Study.model_validate(_with_name(section, name))
+
+
+def test_every_name_that_torchs_modules_have_is_refused() -> None:
+    own = {*dir(nn.ModuleDict()), *dir(nn.ModuleDict)}
+    assert {name for name in own if re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name)} <= TORCH_NAMES
+
+
+def test_what_reports_call_the_fusion_is_no_name_of_a_granularity() -> None:
+    with pytest.raises(ValidationError, match="found fusion"):
+        Study.model_validate(_with_name("granularities", "fusion"))
+
+
+def test_edges_are_of_a_graph_alone_and_between_different_granularities() -> None:
+    edges = [["labs", "vitals"]]
+    assert study_of(model={"fusion": "graph", "edges": edges}).model.edges
+    with pytest.raises(ValidationError, match="found fusion = 'attention'"):
+        study_of(model={"edges": edges})
+    with pytest.raises(ValidationError, match="found labs twice"):
+        study_of(model={"fusion": "graph", "edges": [*edges, ["labs", "labs"]]})

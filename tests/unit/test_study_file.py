@@ -29,7 +29,9 @@ def test_every_shipped_study_is_valid_and_called_as_its_file(name: str) -> None:
 def studies(draw: st.DrawFn) -> Study:
     text = st.text(st.characters(codec="utf-8"), max_size=30)
     number = st.floats(allow_nan=False, allow_infinity=False)
-    low, high = sorted(draw(st.lists(number, min_size=2, max_size=2, unique=True)))
+    held = st.floats(-(2.0**39), 2.0**39, width=32, allow_subnormal=False)
+    ends = st.tuples(held, held).filter(lambda pair: abs(pair[0] - pair[1]) > 1e-29)
+    low, high = sorted(draw(ends))
     numeric = {
         "kind": "numeric",
         "unit": draw(text),
@@ -148,3 +150,15 @@ def test_a_seed_of_zero_is_an_override() -> None:
     assert study_of_run(AS_IT_IS | {"seed": 5}).training.seed == 5
     assert study_of_run(AS_IT_IS | {"seed": 0}).training.seed == 0
     assert shipped.training.seed == 0
+
+
+def test_leaving_a_granularity_out_does_not_join_all_others_by_the_way() -> None:
+    study = study_of(model={"fusion": "graph", "edges": [["labs", "vitals"]]})
+    with pytest.raises(StudyError, match=r"Expected model\.edges .* that join others than 'labs'"):
+        without_granularity(study, "labs")
+    assert without_granularity(study, "lifestyle").model.edges == (("labs", "vitals"),)
+
+
+def test_one_granularity_that_is_left_has_no_edges() -> None:
+    study = study_of(model={"fusion": "graph", "edges": [["labs", "vitals"]]})
+    assert without_granularity(without_granularity(study, "lifestyle"), "labs").model.edges == ()

@@ -152,9 +152,9 @@ def test_the_bound_tells_something_in_a_cohort_of_some_hundreds() -> None:
 
 
 def test_the_c_index_of_sums_worked_by_hand() -> None:
-    # Time bins are 40 / 32 = 1.25 wide; risk bins are equal in √risk, 1/50 wide. Constant curves
-    # of 1 - risk. Risk .83 at time 1 and .37 at 5, both events, and .0009 censored at 50: three
-    # pairs in three bins of time, all right.
+    # Time bins are 40 / 64 = .625 wide; risk bins are equal in the logit, from -8 to 8, 1/8 wide.
+    # Constant curves of 1 - risk. Risk .83 (logit 1.586) at time 1 and .37 (-.532) at 5, both
+    # events, and .0009 (-7.012) censored at 50: three pairs in three bins of time, all right.
     risk_B = np.array([0.83, 0.37, 0.0009])
     sums = STATISTICS.sums_of(
         np.tile(1 - risk_B[:, None], (1, 3)), labels_of([1.0, 5.0, 50.0], [True, True, False])
@@ -163,8 +163,8 @@ def test_the_c_index_of_sums_worked_by_hand() -> None:
         sums.sums[f"{name}_by_time_and_risk"] for name in ("events", "censored")
     )
     assert events_TR.shape == (TIME_BINS, RISK_BINS)
-    assert np.argwhere(events_TR).tolist() == [[0, 45], [4, 30]]
-    assert np.argwhere(censored_TR).tolist() == [[31, 1]]
+    assert np.argwhere(events_TR).tolist() == [[1, 76], [8, 59]]
+    assert np.argwhere(censored_TR).tolist() == [[64, 7]]
     metrics = STATISTICS.metrics_of(sums)
     assert metrics["c_index"] == 1.0
     assert metrics["c_index_error_bound"] == 0.0
@@ -373,3 +373,38 @@ def test_exact_metrics_differ_in_the_c_index_alone() -> None:
     exact = STATISTICS.exact_metrics(*cohort)
     assert "c_index_error_bound" not in exact
     assert {name for name, value in exact.items() if value != binned[name]} == {"c_index"}
+
+
+@pytest.mark.parametrize("last", [40.0, 0.1, 1e12])
+def test_times_after_the_last_cut_point_have_one_bin_however_late(last: float) -> None:
+    statistics = SurvivalStatistics(cut_points=(last,), has_likelihood=False)
+    times = [0.0, 0.999 * last, last, 1.001 * last, 2 * last, 3e38]
+    with np.errstate(all="raise"):
+        sums = statistics.sums_of(np.full((6, 1), 0.5), labels_of(times, [True] * 6))
+    by_time = sums.sums["events_by_time_and_risk"].sum(axis=1)
+    expected = np.zeros(TIME_BINS)
+    expected[[0, TIME_BINS - 2, TIME_BINS - 1]] = [1, 2, 3]
+    np.testing.assert_array_equal(by_time, expected)
+
+
+def test_risks_of_cox_are_binned_by_equal_steps_of_the_logit() -> None:
+    # Logits two bins apart, each in the middle of one; beyond ±8 all are alike.
+    logit_B = np.concatenate([np.arange(-8, 8, 0.25) + 1 / 16, [-40.0, -9.0, 9.0, 800.0]])
+    with np.errstate(over="ignore"):
+        falling_B1 = (1 / (1 + np.exp(logit_B)))[:, None]
+    sums = ORDER_ONLY.sums_of(falling_B1, labels_of([1.0] * 68, [False] * 68))
+    by_risk = sums.sums["censored_by_time_and_risk"].sum(axis=0)
+    expected = np.zeros(RISK_BINS)
+    expected[::2] = 1
+    expected[0], expected[-1] = 3, 2
+    np.testing.assert_array_equal(by_risk, expected)
+
+
+def test_the_bound_of_an_order_alone_tells_something_too() -> None:
+    rng = np.random.default_rng(0)
+    logit_B = rng.normal(size=500)
+    labels = labels_of(rng.exponential(10 * np.exp(-logit_B)).tolist(), [True] * 500)
+    falling_B1 = (1 / (1 + np.exp(logit_B)))[:, None]
+    metrics = ORDER_ONLY.metrics_of(ORDER_ONLY.sums_of(falling_B1, labels))
+    exact = ORDER_ONLY.exact_metrics(falling_B1, labels)
+    assert abs(metrics["c_index"] - exact["c_index"]) <= metrics["c_index_error_bound"] < 0.1

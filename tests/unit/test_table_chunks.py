@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.sources import table_chunks
 from client.sources.table_chunks import (
     CHUNK_ROWS,
     TABLE_SUFFIXES,
@@ -149,3 +150,26 @@ def test_the_header_is_told_without_the_rows(tmp_path: Path) -> None:
 def test_parquet_is_loaded_by_whoever_has_a_parquet_file_alone() -> None:
     code = "import sys, client.sources.tables; sys.exit('duckdb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_too_many_columns_are_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_chunks, "MAX_COLUMNS", 3)
+    path = tmp_path / "wide.csv"
+    path.write_text("a,b,c,d\n1,2,3,4\n", encoding="utf-8")
+    ((chunk, findings),) = read_table_chunks(path)
+    assert chunk is None
+    assert [f.found for f in findings] == ["4"]
+    assert [f.found for f in table_chunks.column_names(path)[1]] == ["4"]
+
+
+def test_a_table_that_does_not_fit_into_memory_has_a_finding_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = tmp_path / "long.csv"
+    path.write_text("a\n1\n", encoding="utf-8")
+    monkeypatch.setattr("pandas.read_csv", full)
+    ((_, findings),) = read_table_chunks(path)
+    assert [f.expected for f in findings] == ["a table that fits into memory"]

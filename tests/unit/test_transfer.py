@@ -122,3 +122,47 @@ def test_a_malformed_study_beside_the_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text("x = 1", encoding="utf-8")
     with pytest.raises(StudyError, match="cannot be read"):
         transfer(study, _new(study), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ({"num_heads": 2}, {"num_heads": 1}),
+        (
+            {"fusion": "graph", "edges": [["labs", "vitals"]]},
+            {"fusion": "graph", "edges": [["labs", "lifestyle"]]},
+        ),
+        ({"fusion": "graph", "edges": [["labs", "vitals"]]}, {"fusion": "graph"}),
+    ],
+    ids=["heads", "edges", "all edges"],
+)
+def test_a_fusion_of_equal_shapes_and_another_meaning_starts_anew(
+    there: dict[str, Any], here: dict[str, Any], tmp_path: Path
+) -> None:
+    _written(study_of(model=there), tmp_path)
+    study = study_of(model=here)
+    start = transfer(study, _new(study), tmp_path)
+    assert start.left == {"patients": "described otherwise there"}
+    assert "labs" in start.taken
+
+
+@pytest.mark.parametrize(
+    ("fusion", "is_taken"), [("concat", False), ("attention", True), ("gated_sum", True)]
+)
+def test_the_order_of_granularities_counts_where_the_fusion_has_one(
+    fusion: str, is_taken: bool, tmp_path: Path
+) -> None:
+    _written(study_of(model={"fusion": fusion}), tmp_path)
+    table = study_table()
+    table["model"]["fusion"] = fusion
+    table["granularities"] = dict(reversed(table["granularities"].items()))
+    study = Study.model_validate(table)
+    assert ("patients" in transfer(study, _new(study), tmp_path).taken) == is_taken
+
+
+def test_the_direction_and_order_of_edges_are_nothing(tmp_path: Path) -> None:
+    edges = [["labs", "vitals"], ["vitals", "lifestyle"]]
+    _written(study_of(model={"fusion": "graph", "edges": edges}), tmp_path)
+    turned = [["lifestyle", "vitals"], ["vitals", "labs"]]
+    study = study_of(model={"fusion": "graph", "edges": turned})
+    assert transfer(study, _new(study), tmp_path).left == {}

@@ -1,0 +1,234 @@
+"""Makes every part of a page in processes of its own, and keeps what is finished.
+
+A part is one method on one split. Its file is named after all that it depends on, so that an
+interrupted command goes on where it stopped, and a changed study, data set or code starts anew.
+"""
+
+import hashlib
+import math
+import multiprocessing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from client.data import pseudonym
+from client.evaluation import Predictions
+from common.code_version import code_fingerprint
+from common.errors import WardroundError
+from common.metrics.statistics import Floats
+from common.run_folder import site_folders
+from common.study import Study
+from common.study_file import override
+from simulations.bench.plain_loop import PlainSite, read_sites
+from simulations.results.held_out import HeldOut, load, save
+from simulations.results.methods import Method, Opened
+from simulations.results.page import Page, Split
+
+_PROGRESS_S = 1.0
+_SIMULATIONS = Path(__file__).parent.parent
+_CODE = ("datasets/*.py", "bench/plain_loop.py", "arms.py", "logistic.py", "results/methods.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A method that came to nothing on one split, and the kind of its error."""
+
+    method: str
+    split: Split
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """All that was made for a page, by split.
+
+    Attributes:
+        sites: the site folders of each fold.
+    """
+
+    held: Mapping[Split, Sequence[HeldOut]]
+    failures: Sequence[Failure]
+    sites: Mapping[int, Path]
+
+
+def make_parts(
+    page: Page,
+    study: Study,
+    *,
+    source: Path,
+    out: Path,
+    splits: Sequence[Split],
+    jobs: int,
+    on_progress: Callable[[int, int, str], None],
+) -> Parts:
+    """Every method on every split; what lies finished in `out` is not made again.
+
+    Guarantees:
+        - The number of processes and the order in which they finish do not matter.
+        - A method that fails with an error of ours, or whose predictions are not finite, is among
+          the failures, and all others are made.
+
+    Args:
+        on_progress: told how many of how many are finished, and of what.
+    """
+    version = _version(page, source)
+    folds = sorted({split.fold for split in splits})
+    sites = {fold: out / "sites" / f"fold-{fold}-{version}" for fold in folds}
+    paths = {
+        split: {
+            method: out / "parts" / _file_name(method, split, study, version)
+            for method in page.methods
+        }
+        for split in splits
+    }
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    try:
+        on_progress(0, len(folds), "folds imported")
+        for future in [pool.submit(_import, page.importer, source, f) for f in sites.values()]:
+            future.result()
+        pending = {
+            pool.submit(
+                make_split, some, override(study, training__seed=split.seed), folder, source
+            ): split
+            for split in splits
+            for folder in [sites[split.fold]]
+            for some in _chunks(paths[split], math.ceil(jobs / len(splits)))
+        }
+        _watch(pending, [path for by in paths.values() for path in by.values()], on_progress)
+    finally:
+        # After an interruption nobody waits for what has not begun.
+        pool.shutdown(cancel_futures=True)
+    failures = [
+        Failure(method=name, split=split, reason=reason)
+        for future, split in pending.items()
+        for name, reason in future.result().items()
+    ]
+    held = {
+        split: [load(path) for path in by.values() if path.is_file()] for split, by in paths.items()
+    }
+    return Parts(held=held, failures=failures, sites=sites)
+
+
+def make_split(
+    paths: Mapping[Method, Path], study: Study, folder: Path, source: Path
+) -> dict[str, str]:
+    """Writes what each method predicts on one split to its path; returns why some failed."""
+    torch.set_num_threads(1)
+    failures = {}
+    # On shared cores, the waiting threads of small problems cost many times what they save.
+    with threadpool_limits(limits=1):
+        opened = open_split(study, folder, source)
+        for method, path in paths.items():
+            try:
+                held = held_out_by(method, opened)
+            except WardroundError as error:
+                failures[method.name] = f"error {error.code}"
+                continue
+            if method.is_partial or _is_finite(held):
+                save(held, path)
+            else:
+                failures[method.name] = "predictions are not finite"
+    return failures
+
+
+def open_split(study: Study, folder: Path, source: Path) -> Opened:
+    """The split of these site folders, read into memory."""
+    hospitals = read_sites(study, folder)
+    ids = {}
+    for site in hospitals:
+        column = pd.read_csv(folder / site.name / "patients.csv", dtype={"patient_id": str})
+        # Cohorts know patients by a hash that is keyed anew in each process.
+        by_hash = {pseudonym(i): i for i in column["patient_id"]}
+        ids[site.name] = [by_hash[str(p)] for p in site.cohort.test.pseudonym_B]
+    return Opened(study=study, folder=folder, source=source, hospitals=hospitals, ids=ids)
+
+
+def held_out_by(method: Method, opened: Opened) -> HeldOut:
+    """The held-out patients with what the method predicts for them."""
+    tests = [site.cohort.test for site in opened.hospitals]
+    arms = {arm: _stacked(by_site, opened.hospitals) for arm, by_site in method.run(opened).items()}
+    held = HeldOut(
+        id_B=np.array([i for site in opened.hospitals for i in opened.ids[site.name]], dtype=str),
+        site_B=np.array([s.name for s in opened.hospitals for _ in range(len(s.cohort.test))]),
+        outcomes={
+            name: {key: np.concatenate([t.outcomes[name][key] for t in tests]) for key in arrays}
+            for name, arrays in tests[0].outcomes.items()
+        },
+        present={
+            name: np.concatenate([t.arrays[name]["present_B"] for t in tests])
+            for name in tests[0].arrays
+        },
+        predictions=arms,
+        num_train={site.name: len(site.cohort.train) for site in opened.hospitals},
+    )
+    return held.take(np.argsort(held.id_B, kind="stable"))
+
+
+def _stacked(
+    by_site: Mapping[str, Predictions], hospitals: Sequence[PlainSite]
+) -> dict[str, Floats]:
+    outcomes = next(iter(by_site.values()))
+    return {name: np.concatenate([by_site[s.name][name] for s in hospitals]) for name in outcomes}
+
+
+def _is_finite(held: HeldOut) -> bool:
+    return all(np.isfinite(p).all() for by in held.predictions.values() for p in by.values())
+
+
+def _chunks(paths: Mapping[Method, Path], num_chunks: int) -> list[dict[Method, Path]]:
+    """What is not there yet, in as many parts; a split is read once for each."""
+    missing = [(method, path) for method, path in paths.items() if not path.is_file()]
+    chunks = [dict(missing[start::num_chunks]) for start in range(num_chunks)]
+    return [chunk for chunk in chunks if chunk]
+
+
+def _watch(
+    futures: Collection[Future[Any]],
+    paths: Sequence[Path],
+    on_progress: Callable[[int, int, str], None],
+) -> None:
+    """Waits for all of them and tells how many parts there are; what one raises is raised."""
+    pending = set(futures)
+    while True:
+        num_finished = sum(path.is_file() for path in paths)
+        on_progress(num_finished, len(paths), "parts finished")
+        if not pending:
+            return
+        done, pending = wait(pending, timeout=_PROGRESS_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
+
+
+def _import(importer: Callable[[Path, Path, int], object], source: Path, folder: Path) -> None:
+    """Site folders, unless they are there; "finished" is written last."""
+    if (folder / "finished").is_file():
+        return
+    fold = int(folder.name.split("-")[1])
+    importer(source, folder, fold)
+    site_folders(folder)
+    (folder / "finished").touch()
+
+
+def _version(page: Page, source: Path) -> str:
+    """A short hash of the source's files (names, sizes, times) and of the code that is run."""
+    digest = hashlib.sha256(f"{page.importer.__name__} {code_fingerprint()}".encode())
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        status = path.stat()
+        digest.update(f"{path.relative_to(source)} {status.st_size} {status.st_mtime_ns}".encode())
+    for pattern in _CODE:
+        for path in sorted(_SIMULATIONS.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _file_name(method: Method, split: Split, study: Study, version: str) -> str:
+    hashed = override(study, training__seed=split.seed).hash[:8]
+    words = f"{method.name} fold {split.fold} seed {split.seed} {hashed} {version}"
+    return words.replace(",", "").replace(" ", "-") + ".npz"
