@@ -11,7 +11,7 @@ from common.metrics.evaluation import from_flat, statistics_of
 from common.metrics.statistics import EvaluationSums, Metrics
 from common.study import Study
 from server.journal import Event
-from server.report.markdown import columns_of, number_of, title_of
+from server.report.markdown import columns_of, number_of, title_of, with_values
 
 _MOST_ROWS = 16
 
@@ -158,11 +158,13 @@ def results_tables(results: dict[str, Any]) -> Iterator[Table]:
         return
     last = results["rounds"][-1]
     for name, kind in results["outcomes"].items():
-        columns = columns_of(kind)
+        unit = results.get("units", {}).get(name, "")
+        parts = [last["pooled"][name], *((m or {}).get(name) for m in last["sites"].values())]
+        columns = with_values(columns_of(kind), parts)
         title = f"{name}: held-out patients after round {last['round']}"
         table = Table(title=title, title_justify="left")
         table.add_column("site")
-        for column in ("held out", *map(title_of, columns)):
+        for column in ("held out", *(title_of(c, unit) for c in columns)):
             table.add_column(column, justify="right")
         sites = {site: (m or {}).get(name) for site, m in sorted(last["sites"].items())}
         for site, metrics in (sites | {"all, pooled": last["pooled"][name]}).items():
