@@ -92,6 +92,19 @@ def data_hannover_cxr(
     _tell(import_hannover_cxr(source, out, num_sites=num_sites, test_fold=test_fold))
 
 
+@data.command("vocabulary")
+def data_vocabulary(
+    text: Annotated[Path, typer.Argument(help="A public text, UTF-8.", show_default=False)],
+    size: Annotated[int, typer.Option(min=1, help="The most words to list.")] = 4000,
+    min_count: Annotated[int, typer.Option(min=1, help="How often a word must occur.")] = 2,
+) -> None:
+    """The words of a public text (never of patients), as the `vocabulary` of notes."""
+    from client.sources.vocabulary import vocabulary_of
+
+    words = ", ".join(f'"{word}"' for word in vocabulary_of(text, size, min_count=min_count))
+    typer.echo(f"vocabulary = [{words}]")
+
+
 def _tell(folders: list[Path]) -> None:
     for folder in folders[:_MOST_LINES]:
         typer.echo(f"wrote {folder}")

@@ -1,6 +1,7 @@
 """The command line as its users meet it: what they type, what they read, the exit code."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -407,3 +408,10 @@ def test_help_names_every_command(run: Run) -> None:
     outcome = run("--help")
     for command in ("simulate", "data", "check-site", "init-site", "arms", "report", "bench"):
         assert command in outcome.out
+
+
+def test_a_vocabulary_of_a_public_text_can_be_put_into_a_study(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "public.txt").write_text("Fever and cough. Fever, rash.", encoding="utf-8")
+    outcome = run("data", "vocabulary", tmp_path / "public.txt", "--min-count", 1, "--size", 2)
+    assert outcome.code == 0
+    assert tomllib.loads(outcome.out) == {"vocabulary": ["fever", "and"]}
