@@ -8,11 +8,10 @@ from pathlib import Path
 from client.config import SiteConfig
 from client.evaluation import Intercepts
 from client.personal import PersonalStore, load_personal, personal_folder
-from common.arrays import Arrays
 from common.errors import RunError
 from common.metrics.evaluation import PERSONAL
-from common.model_file import read_model
-from common.models.patient_model import PatientModel, load_state, state_manifest
+from common.model_file import load_model
+from common.models.patient_model import PatientModel
 from common.outcomes import ClassOutcome
 from common.study import Study
 
@@ -50,7 +49,7 @@ def load_run_model(config: SiteConfig, study: Study, run: Path, *, shared: bool)
         RunError: `run` holds no such model; or the study has personal models or blocks, and this
             site none that can be read.
     """
-    model = _shared_model(study, run)
+    model = load_model(study, run)
     plan = study.personal
     is_personal = not shared and (plan.has_model or bool(plan.local_blocks))
     if not is_personal and not any(has_intercepts(study).values()):
@@ -65,18 +64,6 @@ def load_run_model(config: SiteConfig, study: Study, run: Path, *, shared: bool)
         kind = PERSONAL if is_personal and plan.has_model else ""
         intercepts = store.load_intercepts(study.training.rounds, model=kind)
     return RunModel(model=model, intercepts=intercepts, notes=_notes(study, intercepts))
-
-
-def _shared_model(study: Study, run: Path) -> PatientModel:
-    model = PatientModel(study)
-    try:
-        named = read_model(run)
-        load_state(model, Arrays.pack({b.name: named[b.name] for b in state_manifest(model)}))
-    except (KeyError, ValueError):
-        raise RunError(
-            f"Expected the model of the study beside it in {run}, found another. Copy both again."
-        ) from None
-    return model
 
 
 def _kept_in(config: SiteConfig, run: Path) -> Path:

@@ -10,6 +10,7 @@ from safetensors.numpy import load, save
 from common.arrays import Arrays
 from common.errors import RunError, StudyError
 from common.files import write_atomically
+from common.models.patient_model import PatientModel, load_state, state_manifest
 from common.study import Study
 from common.study_file import load_study
 
@@ -47,6 +48,24 @@ def read_model(folder: Path) -> dict[str, NDArray[np.float32]]:
     if not all(np.isfinite(value).all() for value in named.values()):
         raise RunError(f"Expected finite arrays in {path}, found NaN or infinity.")
     return dict(named)
+
+
+def load_model(study: Study, folder: Path) -> PatientModel:
+    """The study's model with the parameters and normalisation of the model in `folder`.
+
+    Raises:
+        RunError: there is none that can be read, or it is of another study.
+    """
+    model = PatientModel(study)
+    named = read_model(folder)
+    try:
+        load_state(model, Arrays.pack({b.name: named[b.name] for b in state_manifest(model)}))
+    except (KeyError, ValueError):
+        raise RunError(
+            f"Expected the model of the study in {folder}, found another. Copy the run's folder "
+            "again."
+        ) from None
+    return model
 
 
 def study_of_model(folder: Path) -> Study | None:

@@ -21,10 +21,9 @@ from client.config import load_site_config
 from client.data import Cohort, pseudonym, read_cohort, usable_cohort
 from client.evaluation import predict_at_site
 from client.training import to_device
-from common.arrays import Arrays
 from common.errors import DataError, RunError, StudyError
-from common.model_file import read_model, study_of_model
-from common.models.patient_model import PatientModel, load_state, state_manifest
+from common.model_file import load_model, study_of_model
+from common.models.patient_model import PatientModel
 from common.study import Study
 from simulations.cohort import SimulatedSite, SiteEffects, simulate_site
 from simulations.disease import Floats
@@ -99,7 +98,7 @@ def effect_report(run: Path, sites: Path, *, treated_part: float = 0.25) -> Effe
     study = study_of_model(run)
     if study is None:
         raise RunError(f"Expected study.toml beside the model in {run}, found none. Name a run.")
-    model = _model(run, study)
+    model = load_model(study, run)
     parts = []
     for site in _simulated(study, sites):
         config = load_site_config(sites / site.effects.name)
@@ -174,18 +173,6 @@ def _estimate(target_B: Floats) -> Estimate:
     mean = float(target_B.mean())
     error = float(target_B.std(ddof=1)) / len(target_B) ** 0.5 if len(target_B) > 1 else np.inf
     return Estimate(mean=mean, low=mean - _NORMAL_975 * error, high=mean + _NORMAL_975 * error)
-
-
-def _model(run: Path, study: Study) -> PatientModel:
-    model = PatientModel(study)
-    named = read_model(run)
-    try:
-        load_state(model, Arrays.pack({b.name: named[b.name] for b in state_manifest(model)}))
-    except (KeyError, ValueError):
-        raise RunError(
-            f"Expected the model of the study beside it in {run}, found another. Copy both again."
-        ) from None
-    return model
 
 
 def _simulated(study: Study, sites: Path) -> Sequence[SimulatedSite]:
