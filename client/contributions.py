@@ -100,11 +100,12 @@ def _scores(
     """The score of each patient predicted from each subset, and from all and the site, (S+1, B)."""
     model.eval()
     parts: dict[str, list[Floats]] = {name: [] for name in study.outcomes}
+    places = {name: place for place, name in enumerate(study.granularities)}
+    owner_T = torch.tensor([places[owner] for owner in model.token_owners])
     with torch.inference_mode():
         for index_B in torch.split(torch.arange(len(patients)), _BATCH):
             inputs, _ = patients.batch(index_B)
             tokens_BTD, present_BT = model.tokens(inputs)
-            owner_T = _owners(model, inputs)
             predicted = []
             for subset in subsets:
                 shown_T = torch.isin(owner_T, torch.tensor(subset, dtype=torch.long))
@@ -117,15 +118,6 @@ def _scores(
                     last_BP = add_intercept(last_BP, intercepts[name])
                 parts[name].append(_score(np.concatenate([predicted_SBP, last_BP[None]]), outcome))
     return {name: np.concatenate(score, axis=1) for name, score in parts.items()}
-
-
-def _owners(model: PatientModel, inputs: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
-    """The number of the granularity that each token belongs to, shape (T,)."""
-    nobody = {
-        name: {key: value[:0] for key, value in arrays.items()} for name, arrays in inputs.items()
-    }
-    sizes = [encoder(nobody[name]).shape[1] for name, encoder in model.encoders.items()]
-    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
 
 
 def _score(predicted_SBP: Floats, outcome: AnyOutcome) -> Floats:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from client.findings import Finding, error, warning
+from client.sources.numbers import categories_of, floats_of
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome, SurvivalOutcome
 
 LabelArrays = dict[str, NDArray[Any]]
@@ -116,11 +117,7 @@ def _classes(
 ) -> tuple[LabelArrays, list[Finding]]:
     column = table[outcome.column]
     where = f"{file}, column {outcome.column}"
-    # A whole number becomes "3.0" in any table that once held a missing cell; a class of that
-    # very name comes first.
-    code_of = {f"{c}.0": i for i, c in enumerate(outcome.classes)}
-    code_of |= {c: i for i, c in enumerate(outcome.classes)}
-    label_B = np.asarray(column.map(code_of).fillna(-1), dtype=np.int64)
+    label_B = categories_of(column, outcome.classes)
     findings = _missing(column.isna().to_numpy(), where)
     num_unknown = int((label_B < 0).sum()) - int(column.isna().sum())
     if num_unknown:
@@ -206,10 +203,9 @@ def _numbers(
     column: "pd.Series[Any]", where: str, unit: str
 ) -> tuple[NDArray[np.float64], list[Finding]]:
     """The numbers of a column, NaN where missing; text and infinities are errors."""
-    parsed = pd.to_numeric(column, errors="coerce").astype("float64")
-    values_B = np.array(parsed.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
+    values_B, num_text = floats_of(column)
     is_infinite_B = np.isinf(values_B)
-    num_unusable = int((np.isnan(values_B) & column.notna().to_numpy()).sum() + is_infinite_B.sum())
+    num_unusable = num_text + int(is_infinite_B.sum())
     values_B[is_infinite_B] = np.nan
     findings = _missing(column.isna().to_numpy(), where)
     if num_unusable:

@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from client.config import load_site_config
@@ -32,7 +31,7 @@ from common.seeds import seed_of
 from common.study import Study
 from common.study_file import override
 from simulations.logistic import logistic_predictions
-from simulations.oracle import Evaluated, Oracle, pooled
+from simulations.oracle import Evaluated, Oracle, mean_of_sites, pooled
 from simulations.simulate import Simulation, simulate
 
 POOLED = "all, pooled"
@@ -221,11 +220,7 @@ def _scopes(evaluated: Mapping[str, Evaluated], study: Study) -> Iterator[tuple[
         predictions, outcomes = pooled(both)
         whole = statistics.exact_metrics(predictions[outcome], outcomes[outcome])
         yield outcome, POOLED, whole
-        mean: Metrics = {}
-        for metric in whole:
-            known = [m[metric] for m in by_site.values() if m[metric] is not None]
-            mean[metric] = float(np.mean([v for v in known if v is not None])) if known else None
-        yield outcome, MEAN, mean
+        yield outcome, MEAN, mean_of_sites(list(by_site.values()))
 
 
 def _slug(variant: str) -> str:

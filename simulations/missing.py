@@ -31,7 +31,7 @@ from common.study import Study
 from common.study_file import override, without_granularity
 from simulations.arms import MEAN, POOLED, train_centrally
 from simulations.bench.plain_loop import PlainSite, plain_loop, read_sites
-from simulations.oracle import Evaluated, pooled
+from simulations.oracle import Evaluated, mean_of_sites, pooled
 
 OURS = "masked fusion, per-granularity averaging"
 INTERSECTION = "intersection"
@@ -244,16 +244,7 @@ def _evaluate(
     name, statistics = next(iter(statistics_of(study).items()))
     predictions, outcomes = pooled(parts)
     yield POOLED, statistics.exact_metrics(predictions[name], outcomes[name])
-    yield MEAN, _mean_of([statistics.exact_metrics(p[name], o[name]) for p, o in parts])
-
-
-def _mean_of(by_hospital: Sequence[Metrics]) -> Metrics:
-    """The unweighted mean of each metric over the hospitals in which it is defined."""
-    mean: Metrics = {}
-    for metric in by_hospital[0]:
-        known = [m[metric] for m in by_hospital if m[metric] is not None]
-        mean[metric] = float(np.mean([v for v in known if v is not None])) if known else None
-    return mean
+    yield MEAN, mean_of_sites([statistics.exact_metrics(p[name], o[name]) for p, o in parts])
 
 
 def _hide_others(_: str, cohort: Cohort, subset: Subset) -> Cohort:

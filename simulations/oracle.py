@@ -34,6 +34,15 @@ def pooled(parts: Sequence[Evaluated]) -> Evaluated:
     return predictions, outcomes
 
 
+def mean_of_sites(by_site: Sequence[Metrics]) -> Metrics:
+    """The unweighted mean of each metric over the sites in which it is defined; None if in none."""
+    mean: Metrics = {}
+    for name in by_site[0]:
+        known = [value for metrics in by_site if (value := metrics[name]) is not None]
+        mean[name] = float(np.mean(known)) if known else None
+    return mean
+
+
 class Oracle:
     """Collects the predictions of simulated sites, round by round."""
 

@@ -3,6 +3,7 @@
 Counts can be added, so that a table read in chunks is judged as a whole.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -42,6 +43,18 @@ def floats_of(cells: "pd.Series[Any]") -> tuple[Floats, int]:
     parsed = pd.to_numeric(cells, errors="coerce").astype("float64")
     values: Floats = np.array(parsed.to_numpy(dtype=np.float64, na_value=np.nan))
     return values, int((np.isnan(values) & cells.notna().to_numpy()).sum())
+
+
+def categories_of(cells: "pd.Series[Any]", names: Sequence[str]) -> NDArray[np.int64]:
+    """The place of each cell among the names, -1 where it is missing or none of them.
+
+    A whole number becomes "3.0" in any table that once held a missing cell, and is read as "3"; a
+    name of that very spelling comes first.
+    """
+    place_of = {f"{name}.0": place for place, name in enumerate(names)}
+    place_of |= {name: place for place, name in enumerate(names)}
+    places: pd.Series[Any] = cells.map(place_of)
+    return np.asarray(places.fillna(-1), dtype=np.int64)
 
 
 def numbers_of(cells: "pd.Series[Any]", feature: NumericFeature) -> tuple[Floats, NumberCounts]:

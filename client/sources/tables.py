@@ -8,7 +8,6 @@ Letters of shapes: B patients, F numeric features, K categorical features.
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,13 @@ from numpy.typing import NDArray
 
 from client.findings import Finding, error, warning
 from client.sources.identifiers import column_findings
-from client.sources.numbers import Floats, number_findings, numbers_of, unusable_findings
+from client.sources.numbers import (
+    Floats,
+    categories_of,
+    number_findings,
+    numbers_of,
+    unusable_findings,
+)
 from client.sources.source import GranularityArrays, Reader, Source, places_of
 from client.sources.table_chunks import TABLE_SUFFIXES, column_names, read_table_chunks
 from common.granularities import CategoricalFeature, NumericFeature, TabularGranularity
@@ -165,12 +170,7 @@ def _categorical(
     """The code of each category, 1…; 0 where missing or unknown."""
     if column not in table.columns:
         return np.zeros(len(table), dtype=np.int64), []
-    # A whole number becomes "3.0" in any table that once held a missing cell; a category of that
-    # very name comes first.
-    code_of = {f"{c}.0": code for code, c in enumerate(feature.categories, start=1)}
-    code_of |= {c: code for code, c in enumerate(feature.categories, start=1)}
-    known_B: pd.Series[Any] = table[column].map(code_of)
-    codes_B: NDArray[np.int64] = np.asarray(known_B.fillna(0), dtype=np.int64)
+    codes_B = categories_of(table[column], feature.categories) + 1
     answered_B = table[column].notna().to_numpy()
     return codes_B, unusable_findings(
         int((answered_B & (codes_B == 0)).sum()),

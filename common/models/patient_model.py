@@ -34,6 +34,7 @@ class PatientModel(nn.Module):
         - Parameters of `personal.local_blocks` are trained and are no part of an update.
 
     Attributes:
+        token_owners: the granularity of each token, in their order.
         local_blocks: names of the parameters that stay at a site.
         undecayed: names of those that weight decay leaves alone: biases, scales of norms, and
             embeddings of one row (baselines, the query of attention), which are biases in another
@@ -55,8 +56,10 @@ class PatientModel(nn.Module):
             }
             self.encoders = nn.ModuleDict(encoders)
             self.granularity_dropout = study.model.granularity_dropout
-            owners = [name for name, e in encoders.items() for _ in range(e.num_tokens)]
-            self.fusion = build_fusion(study.model, token_owners=owners)
+            self.token_owners = tuple(
+                name for name, e in encoders.items() for _ in range(e.num_tokens)
+            )
+            self.fusion = build_fusion(study.model, token_owners=self.token_owners)
             self.dropout = nn.Dropout(study.model.dropout)
             self.heads = nn.ModuleDict(
                 {name: build_head(outcome, width) for name, outcome in study.outcomes.items()}

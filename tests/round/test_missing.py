@@ -21,12 +21,12 @@ from simulations.missing import (
     ZeroFillingModel,
     _counting_everybody,
     _hide_others,
-    _mean_of,
     run_missing,
     run_seed,
     subsets_of,
 )
 from simulations.missing_report import to_csv, to_markdown
+from simulations.oracle import mean_of_sites
 from tests.round.tiny import TINY_STUDY
 
 
@@ -158,8 +158,8 @@ def test_hospitals_without_the_commonest_granularity_are_still_predicted_by_the_
 
 def test_the_mean_of_hospitals_weighs_them_alike_where_they_have_the_metric() -> None:
     two = [{"auroc": 0.5, "loss": 1.0}, {"auroc": None, "loss": 2.0}]
-    assert _mean_of(two) == {"auroc": 0.5, "loss": 1.5}
-    assert _mean_of([{"auroc": None}]) == {"auroc": None}
+    assert mean_of_sites(two) == {"auroc": 0.5, "loss": 1.5}
+    assert mean_of_sites([{"auroc": None}]) == {"auroc": None}
 
 
 def test_processes_and_order_change_nothing(study: Study, sites: Path) -> None:
