@@ -52,17 +52,24 @@ def validate(
         return schema.model_validate(table)
     except ValidationError as fault:
         lines = [
-            f"  {_key(e['loc'], table)}: {_sentence(e['type'], e['msg'])}" for e in fault.errors()
+            f"  {_key(e['loc'], table, names_key=e['type'] == 'missing')}: "
+            f"{_sentence(e['type'], e['msg'])}"
+            for e in fault.errors()
         ]
         noun = "fault" if len(lines) == 1 else "faults"
         raise error(f"Found {len(lines)} {noun} in {where}:\n" + "\n".join(lines)) from None
 
 
-def _key(location: tuple[int | str, ...], table: object) -> str:
-    """The key as it stands in the file: pydantic also names the kind that it chose for a table."""
+def _key(location: tuple[int | str, ...], table: object, *, names_key: bool) -> str:
+    """The key as it stands in the file: pydantic also names the kind that it chose for a table.
+
+    Args:
+        names_key: whether the last part is a key although the file does not have it.
+    """
     parts: list[str] = []
     for i, part in enumerate(location):
-        if isinstance(table, dict) and part not in table and i < len(location) - 1:
+        is_last = i == len(location) - 1
+        if isinstance(table, dict) and part not in table and not (is_last and names_key):
             continue
         parts.append(str(part))
         table = table.get(part) if isinstance(table, dict) else None
@@ -74,4 +81,7 @@ def _sentence(kind: str, message: str) -> str:
         return "unknown key. Remove it, or check its spelling."
     if kind == "missing":
         return "required and missing. Add it."
+    if kind == "union_tag_not_found":
+        key = message.removeprefix("Unable to extract tag using discriminator ")
+        return f"expected the key {key}, which says of what kind it is. Add it."
     return message.removeprefix("Value error, ") + "."

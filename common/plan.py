@@ -1,4 +1,4 @@
-"""The plan of a study: normalisation, evaluation, model, training, strategy, privacy."""
+"""The plan of a study: normalisation, evaluation, model, training, strategy, what stays at home."""
 
 from typing import Annotated, Literal, Self
 
@@ -164,12 +164,6 @@ class Strategy(Section):
         if self.server_learning_rate is not None:
             return self.server_learning_rate
         return 1.0 if self.name in ("fedavg", "fedprox") else 0.03
-
-
-class Privacy(Section):
-    """The privacy plan. "none" is a plan with a name, and a site's policy must allow it."""
-
-    mode: Literal["none"] = "none"
 
 
 class Personal(Section):

@@ -17,7 +17,8 @@ from common.contract import Section
 from common.fields import TORCH_NAMES, Name
 from common.granularities import AnyGranularity
 from common.outcomes import AnyOutcome, ClassOutcome
-from common.plan import Evaluation, Model, Normalisation, Personal, Privacy, Strategy, Training
+from common.plan import Evaluation, Model, Normalisation, Personal, Strategy, Training
+from common.privacy.sections import AnyPrivacy, NoPrivacy
 
 
 class Identity(Section):
@@ -50,7 +51,7 @@ class Study(Section):
     training: Training
     strategy: Strategy = Strategy()
     personal: Personal = Personal()
-    privacy: Privacy = Privacy()
+    privacy: AnyPrivacy = NoPrivacy()
 
     @model_validator(mode="after")
     def _names_of_counts_differ(self) -> Self:

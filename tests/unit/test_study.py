@@ -100,7 +100,10 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("strategy.min_sites", 1, "greater than or equal to 2"),
     ("strategy.tau", 0, "greater than 0"),
     ("privacy.mode", "a lot", "none"),
-    ("privacy.epsilon", 1.0, "unknown key"),
+    ("privacy", {"epsilon": 1.0}, "expected the key 'mode'"),
+    ("privacy", {"mode": "none", "epsilon": 1.0}, "unknown key"),
+    ("privacy", {"mode": "patient", "delta": 1e-4}, "exactly one of epsilon and noise_multiplier"),
+    ("privacy", {"mode": "site", "epsilon": 1.0, "delta": 0.5}, "less than or equal to 0.01"),
 ]
 
 
