@@ -3,10 +3,10 @@
 Names, sizes, norms and digests; never a value of a patient and never the arrays themselves.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -69,7 +69,8 @@ def audit_line(task: Task, reply: Reply, kept_back: list[str]) -> dict[str, obje
         "statistics": sorted(reply.metrics),
         "num_elements": 0 if arrays is None else arrays.flat.size,
         "norm": None if arrays is None else round(arrays.norm(), 6),
-        "sha256": None if arrays is None else hashlib.sha256(arrays.flat.tobytes()).hexdigest(),
+        "sha256": None if arrays is None else arrays.digest(),
+        "receipt": None if reply.receipt is None else asdict(reply.receipt),
     }
 
 

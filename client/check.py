@@ -12,6 +12,7 @@ from client.data import Cohort, cohort_findings, read_cohort
 from client.findings import Finding, error, warning
 from common.errors import Refusal, SiteConfigError
 from common.metrics.evaluation import declared_sizes, groups_of, statistic_of
+from common.privacy.sections import PatientPrivacy
 from common.study import Study
 
 
@@ -71,13 +72,20 @@ def _refusals(config: SiteConfig, study: Study, cohort: Cohort) -> list[Finding]
     """Why the site would refuse every task, or not start: nobody should find out in a round."""
     where, action = "site.toml", "Change the policy if your privacy officer agrees."
     findings: list[Finding] = []
+    is_private = isinstance(study.privacy, PatientPrivacy)
+    is_undecided = config.policy.epsilon_budget is None or config.policy.cohort_size is None
     try:
         # The size of the cohort has a finding of its own.
-        config.policy.check_study(study, max(len(cohort.train), config.policy.min_patients))
+        num_patients = config.policy.cohort_size if is_private else len(cohort.train)
+        config.policy.check_study(study, max(num_patients or 0, config.policy.min_patients))
         config.policy.check_round(study.training.rounds)
     except Refusal as refusal:
+        expected = "a policy that allows this study"
         found = f"a policy that refuses it ({refusal.refusal_code})"
-        findings.append(error(where, "a policy that allows this study", found, action))
+        if is_private and is_undecided:
+            expected = "epsilon_budget and cohort_size in [policy], because the study is private"
+            found, action = "none", "Add what your privacy officer decides: docs/privacy.md."
+        findings.append(error(where, expected, found, action))
     if config.device.startswith("cuda"):
         from client.device import device_of
 

@@ -85,8 +85,47 @@ def predict(
     )
 
 
+def ledger(
+    site_dir: SiteDir,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="The folder of a simulated run, which has a ledger of its own."),
+    ] = None,
+    second_opinion: Annotated[
+        bool, typer.Option(help="Compute epsilon by two other accountants too; takes seconds.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was spent on this hospital's patients, by whom, and what is left; check the chain.
+
+    Exit code 1 if the ledger is not whole.
+    """
+    from client.config import load_site_config
+    from client.ledger.view import view_ledger
+    from client.ledger_view import renderables
+    from common.privacy import accounting
+
+    config = load_site_config(site_dir)
+    view = view_ledger(
+        config.state_dir if run is None else run / "sites" / site_dir.resolve().name,
+        dataset_id=config.dataset_id,
+        delta=config.policy.delta_budget,
+        budget=config.policy.epsilon_budget,
+        second=accounting.second_opinion if second_opinion else None,
+    )
+    if as_json:
+        typer.echo(json.dumps(view.to_json(), indent=1))
+    else:
+        console = Console()
+        for part in renderables(view):
+            console.print(part, highlight=False, soft_wrap=True)
+    if view.faults:
+        raise typer.Exit(1)
+
+
 def mount(app: typer.Typer) -> None:
     """Adds the hospital's commands to the command line."""
     app.command("check-site", rich_help_panel="For a hospital")(check_site)
     app.command("init-site", rich_help_panel="For a hospital")(init_site)
+    app.command("ledger", rich_help_panel="For a hospital")(ledger)
     app.command("predict", rich_help_panel="For a hospital")(predict)

@@ -36,12 +36,15 @@ class DataFiles(Section):
         files: the file of a granularity, by its name in the study. Without it, the file of that
             name (vitals.csv, notes.parquet, genomics.vcf.gz, …) is looked for; a tabular
             granularity without one has its columns in the patients' table.
+        lacks: granularities and outcomes of a study that this hospital does not record at all, of
+            any patient: a fact about the hospital, which a private study tells the coordinator.
         identifiers: what to do with columns and texts that look like direct identifiers (names,
             record numbers, birth dates, phones): "mask" them, with a warning, or "refuse" the file.
     """
 
     patients: str = ""
     files: dict[str, str] = Field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
     identifiers: Literal["mask", "refuse"] = "mask"
 
 
@@ -64,8 +67,16 @@ class SiteConfig:
     state_dir: Path
     patients: Path
     files: Mapping[str, Path]
+    lacks: frozenset[str]
     identifiers: Literal["mask", "refuse"]
     policy: Policy
+
+    @property
+    def data_paths(self) -> list[Path]:
+        """Everything that may be read as data: the folder without `site.toml`, and named files."""
+        inside = [path for path in self.folder.iterdir() if path.name != "site.toml"]
+        named = {self.patients, *self.files.values()}
+        return sorted({*inside, *(path for path in named if path.exists())})
 
 
 def load_site_config(site_dir: Path) -> SiteConfig:
@@ -92,6 +103,7 @@ def load_site_config(site_dir: Path) -> SiteConfig:
         state_dir=state_dir,
         patients=_patients_table(folder, file.data.patients),
         files={name: folder / path for name, path in file.data.files.items()},
+        lacks=frozenset(file.data.lacks),
         identifiers=file.data.identifiers,
         policy=file.policy,
     )

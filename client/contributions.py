@@ -8,7 +8,6 @@ Letters of shapes: B patients, G granularities, T tokens, W logits, S subsets.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain, combinations
 from math import factorial
 from types import MappingProxyType
 
@@ -21,6 +20,7 @@ from client.training import Patients
 from common.models.patient_model import PatientModel
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.study import Study
+from common.subsets import subsets_of
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ def contributions(
     num_granularities = len(study.granularities)
     if num_granularities > MOST_GRANULARITIES:
         raise ValueError(f"expected at most {MOST_GRANULARITIES} granularities")
-    subsets = _subsets(num_granularities)
+    subsets = subsets_of(range(num_granularities))
     scores = _scores(model, patients, study, subsets, intercepts)
     return {
         name: Contributions(
@@ -83,11 +83,6 @@ def contributions(
         )
         for name, score_SB in scores.items()
     }
-
-
-def _subsets(num: int) -> list[tuple[int, ...]]:
-    """All subsets of 0…num-1, the empty one first and the whole one last."""
-    return list(chain.from_iterable(combinations(range(num), size) for size in range(num + 1)))
 
 
 def _scores(

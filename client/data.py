@@ -118,10 +118,21 @@ def read_cohort(
             there, and what is wrong with outcomes is nobody's concern. Those who are in no part
             of the split, or in the fold for validation, then count as held out.
     """
-    file = config.patients.name
-    table, findings = read_table(config.patients)
+    return cohort_of(*read_table(config.patients), config, study, needs_outcomes=needs_outcomes)
+
+
+def cohort_of(
+    table: pd.DataFrame | None,
+    findings: list[Finding],
+    config: SiteConfig,
+    study: Study,
+    *,
+    needs_outcomes: bool,
+) -> tuple[Cohort | None, list[Finding]]:
+    """As `read_cohort`, of what `read_table` returned for the patients' table."""
     if table is None:
         return None, findings
+    file = config.patients.name
     ids, found = _patient_ids(table, file)
     findings += found
     findings += column_findings(
@@ -155,8 +166,11 @@ def read_cohort(
     if not needs_outcomes:
         return replace(cohort, is_test_B=is_test_B | is_fold_B), findings
     is_train_B = ~is_test_B & ~is_fold_B
-    outcomes, found = without_rare(outcomes, is_train_B, config.policy.smallest_group, file=file)
-    cohort, findings = replace(cohort, outcomes=outcomes), findings + found
+    if study.privacy.mode != "patient":
+        # Not under privacy, where it would make every row depend on who else is there.
+        rarest = config.policy.smallest_group
+        outcomes, found = without_rare(outcomes, is_train_B, rarest, file=file)
+        cohort, findings = replace(cohort, outcomes=outcomes), findings + found
     is_known_B = np.any([a["known_B"] for a in outcomes.values()], axis=0)
     if fold is not None:
         return replace(cohort, is_test_B=is_fold_B).select(~is_test_B & is_known_B), findings

@@ -29,12 +29,18 @@ _DTYPES = {TaskKind.TRAIN: np.dtype(np.float32), TaskKind.ENROL: np.dtype(np.flo
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What a study's replies may hold: manifests by kind of task, counts, and statistics."""
+    """What a study's replies may hold: manifests by kind of task, counts, and statistics.
+
+    Attributes:
+        is_private: whether all that a reply holds went through a private mechanism; nothing of it
+            may then depend on the patients once more, as the withholding of small groups would.
+    """
 
     manifests: Mapping[TaskKind, Manifest]
     counts: frozenset[str]
     metrics: Mapping[str, int]
     metric_groups: tuple[str, ...]
+    is_private: bool = False
 
     @classmethod
     def of(cls, study: Study, *, update: Manifest, moments: Manifest) -> "Declared":
@@ -45,6 +51,7 @@ class Declared:
             counts=frozenset({SHARED, *study.granularities, *study.outcomes}),
             metrics=declared_sizes(study),
             metric_groups=tuple(groups_of(study)),
+            is_private=study.privacy.mode == "patient",
         )
 
 
@@ -62,6 +69,7 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
         - Statistics of an outcome over fewer held-out patients than `smallest_group` do not leave,
           nor do any without the number of patients that they are over.
         - The L2 norm of an update is at most `max_update_norm`.
+        - Nothing of a private reply is withheld or rounded by what it says of patients.
 
     Raises:
         Refusal: EGRESS_BLOCKED or UPDATE_NOT_FINITE.
@@ -71,6 +79,8 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
     _only_declared_arrays(reply, declared)
     _only_declared_counts(reply, declared)
     _only_declared_metrics(reply, declared)
+    if declared.is_private:
+        return _bound_norm(_withhold_unlisted_outcomes(reply, policy, declared), policy)
     if reply.kind is TaskKind.ENROL and reply.arrays is not None:
         moments = released_moments(reply.arrays, reply.counts, policy)
         reply = replace(reply, arrays=moments)
@@ -180,6 +190,16 @@ def _blurred(sum_F: Floats, squares_F: Floats, count_F: Floats) -> tuple[Floats,
     mean_F = np.clip(np.round(mean_F / step_F) * step_F, -1.0, 1.0)
     deviation_F = np.round(deviation_F / step_F) * step_F
     return mean_F, np.minimum(mean_F**2 + deviation_F**2, 1.0)
+
+
+def _withhold_unlisted_outcomes(reply: Reply, policy: Policy, declared: Declared) -> Reply:
+    """The statistics of each outcome of which the policy lists all: noised ones stand together."""
+    kept: dict[str, tuple[float, ...]] = {}
+    for group in declared.metric_groups:
+        of_group = {name: v for name, v in reply.metrics.items() if name.startswith(group)}
+        if all(policy.allows_metric(name) for name in of_group):
+            kept |= of_group
+    return replace(reply, metrics=kept)
 
 
 def _withhold_metrics(reply: Reply, policy: Policy, declared: Declared) -> Reply:

@@ -23,6 +23,11 @@ def moments_of(cohort: Cohort, study: Study) -> Arrays:
 
     A patient counts once for a quantity, however often it was measured: a series contributes the
     mean over its observed steps (of values, and of their squares).
+
+    Guarantees:
+        - One patient adds 0 or 1 to a count, and at most 1 to a sum and to a sum of squares,
+          whatever is in their record.
+        - A value that is not finite counts as not observed, one outside of the range as its end.
     """
     named = {}
     for name, granularity in study.granularities.items():
@@ -30,7 +35,9 @@ def moments_of(cohort: Cohort, study: Study) -> Arrays:
             continue
         middle, half = half_ranges(study, name)
         value_BTF, observed_BTF = _measured(cohort.arrays[name])
-        u_BTF = np.where(observed_BTF, (value_BTF.astype(np.float64) - middle) / half, 0.0)
+        observed_BTF = observed_BTF & np.isfinite(value_BTF)
+        value_BTF = np.where(observed_BTF, value_BTF, 0.0).astype(np.float64)
+        u_BTF = np.where(observed_BTF, np.clip((value_BTF - middle) / half, -1.0, 1.0), 0.0)
         num_BF = observed_BTF.sum(axis=1)
         steps_BF = np.maximum(num_BF, 1)
         named[f"{name}.count"] = (num_BF > 0).sum(axis=0).astype(np.float64)

@@ -11,6 +11,7 @@ from pydantic import Field
 from common.contract import Section
 from common.errors import Refusal, RefusalCode
 from common.metrics.evaluation import statistic_of
+from common.privacy.sections import Delta, PatientPrivacy
 from common.study import Study
 
 Limit = Annotated[int, Field(strict=True, ge=1)]
@@ -20,7 +21,15 @@ class Policy(Section):
     """The `[policy]` of `site.toml`. Every field without a default must be decided by a person.
 
     Attributes:
-        allow_without_privacy: whether a study with the privacy plan "none" may train here.
+        allow_without_privacy: whether a study that protects no patient (mode "none" or "site") may
+            train here.
+        epsilon_budget, delta_budget: the most that these data may ever cost a patient, over all
+            runs and studies; without an epsilon_budget no private study trains here.
+        epsilon_per_run: the most that one run may cost: where a study asks for more, the site adds
+            more noise than the study asks.
+        min_noise_multiplier: the least noise, whatever a study asks.
+        cohort_size: the number of training patients, as one may tell it; sample rates follow from
+            it and not from the data, so that it must not change with every patient.
         accepted_studies: hashes of the effective studies that this hospital has agreed to.
         min_patients: with fewer training patients than this, the site takes no part.
         smallest_group: metrics and counts over fewer patients than this are not sent.
@@ -32,6 +41,11 @@ class Policy(Section):
     """
 
     allow_without_privacy: Annotated[bool, Field(strict=True)]
+    epsilon_budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    delta_budget: Delta = 1e-4
+    epsilon_per_run: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    min_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    cohort_size: Limit | None = None
     accepted_studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     min_patients: Limit = 50
     smallest_group: Limit = 10
@@ -43,13 +57,19 @@ class Policy(Section):
     def check_study(self, study: Study, num_patients: int) -> None:
         """Nothing, if this study may train here on this many patients.
 
+        Args:
+            num_patients: in training; `cohort_size` for a private study.
+
         Raises:
             Refusal: with the code of the first rule that is broken.
         """
-        if study.privacy.mode == "none" and not self.allow_without_privacy:
+        if isinstance(study.privacy, PatientPrivacy):
+            self._check_privacy(study.privacy)
+        elif not self.allow_without_privacy:
             raise Refusal(
                 RefusalCode.PRIVACY_REQUIRED,
-                f"Expected a study with a privacy plan, found mode 'none' in '{study.name}'.",
+                "Expected a study that protects each patient, found privacy mode "
+                f"'{study.privacy.mode}' in '{study.name}'.",
             )
         if num_patients < self.min_patients:
             raise Refusal(
@@ -65,6 +85,21 @@ class Policy(Section):
             raise Refusal(
                 RefusalCode.STEP_LIMIT,
                 f"Expected at most {self.max_local_steps} steps a round, found {num_steps} asked.",
+            )
+
+    def _check_privacy(self, privacy: PatientPrivacy) -> None:
+        """What one cannot make up for by more noise. Raises `Refusal`."""
+        if self.epsilon_budget is None or self.cohort_size is None:
+            raise Refusal(
+                RefusalCode.PRIVACY_TOO_WEAK,
+                "Expected epsilon_budget and cohort_size in [policy], found none: without them "
+                "nobody has said what these patients may be charged.",
+            )
+        if privacy.delta > self.delta_budget:
+            raise Refusal(
+                RefusalCode.PRIVACY_TOO_WEAK,
+                f"Expected a delta of at most {self.delta_budget:g} (policy.delta_budget), found "
+                f"{privacy.delta:g}.",
             )
 
     def check_round(self, round_number: int) -> None:

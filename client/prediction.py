@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from client.config import SiteConfig, load_site_config
+from client.config import load_site_config
 from client.contributions import MOST_GRANULARITIES, contributions
-from client.data import Cohort, pseudonym, read_cohort, usable_cohort
+from client.data import Cohort, cohort_of, pseudonym, usable_cohort
 from client.device import device_of
 from client.evaluation import Predictions, predict, with_intercepts
 from client.run_model import has_intercepts, load_run_model
 from client.sources.tables import read_table
 from client.training import to_device
-from common.errors import DataError, RunError, SiteConfigError, StudyError
+from common.errors import RunError, SiteConfigError, StudyError
 from common.files import write_atomically
 from common.model_file import study_of_model
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
@@ -71,13 +71,14 @@ def predict_site(site_dir: Path, run: Path, out: Path, *, shared: bool = False) 
             f"found {len(study.granularities)}."
         )
     _check_place(out, run)
-    cohort = usable_cohort(*read_cohort(config, study, needs_outcomes=False))
+    table, findings = read_table(config.patients)
+    cohort = usable_cohort(*cohort_of(table, findings, config, study, needs_outcomes=False))
     loaded = load_run_model(config, study, run, shared=shared)
     device = device_of(config.device)
     model, intercepts = loaded.model.to(device), loaded.intercepts
     patients = to_device(cohort, device)
     predictions = with_intercepts(predict(model, patients), intercepts)
-    columns = {"patient_id": _ids(config, cohort)} | _provenance(cohort)
+    columns = {"patient_id": _ids(table, cohort)} | _provenance(cohort)
     for name, outcome in study.outcomes.items():
         columns |= _predicted(name, outcome, predictions)
     for name, parts in contributions(model, patients, study, intercepts).items():
@@ -102,13 +103,11 @@ def _check_place(out: Path, run: Path) -> None:
         )
 
 
-def _ids(config: SiteConfig, cohort: Cohort) -> list[str]:
+def _ids(table: pd.DataFrame | None, cohort: Cohort) -> list[str]:
     """The ids behind the pseudonyms, in the order of the cohort."""
-    table, findings = read_table(config.patients)
     if table is None:
-        raise DataError("\n".join(finding.sentence() for finding in findings))
-    ids: pd.Series[str] = table["patient_id"]
-    id_of = {pseudonym(patient_id): patient_id for patient_id in ids}
+        raise ValueError("expected a table where there is a cohort")
+    id_of = {pseudonym(patient_id): patient_id for patient_id in table["patient_id"]}
     return [id_of[p] for p in cohort.pseudonym_B]
 
 

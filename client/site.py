@@ -5,10 +5,9 @@ to the audit log first. No text of an exception leaves: a closed list of codes d
 """
 
 import logging
-import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -16,58 +15,26 @@ import numpy as np
 import torch
 
 from client.audit import AuditLog, audit_line
+from client.charging import Charging, Ledgered, Unledgered
 from client.config import SiteConfig, load_site_config
-from client.data import read_cohort, usable_cohort
 from client.device import device_of
-from client.egress import Declared, release, withheld
-from client.evaluation import (
-    Outcomes,
-    Predictions,
-    evaluate,
-    fit_intercepts,
-    outcomes_of,
-    predict,
-    with_intercepts,
-)
-from client.normalise import moments_of
-from client.personal import Personal, PersonalStore, named_parameters_of, personal_folder
-from client.training import Patients, to_device, train
-from common.arrays import Arrays, Manifest
+from client.egress import release, withheld
+from client.ledger.fingerprint import data_fingerprint
+from client.ledger.ledger import Ledger
+from client.personal import Personal, PersonalStore, personal_folder
+from client.prepared import prepare
+from client.work import PlainWork, PredictionObserver, PrivateWork, Sources, Work
 from common.code_version import code_fingerprint
-from common.errors import Refusal, RefusalCode, SiteConfigError
-from common.metrics.evaluation import PERSONAL, to_flat
-from common.models.patient_model import (
-    PatientModel,
-    load_state,
-    parameters_of,
-    state_manifest,
-    trainable_manifest,
-)
-from common.normalisation import moments_manifest
+from common.errors import DataError, Refusal, RefusalCode, SiteConfigError
+from common.models.patient_model import load_state
+from common.privacy.mechanisms import NoiseSource
 from common.seeds import seed_of
+from common.signing import SigningKey
 from common.study import Study
 from common.study_file import load_study
 from common.wire import Reply, Task, TaskKind
 
 logger = logging.getLogger(__name__)
-
-# (round, model, predictions and outcomes of the held-out patients): for the simulation's oracle.
-# The model is "" for the shared one, or `PERSONAL`.
-PredictionObserver = Callable[[int, str, Predictions, Outcomes], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Prepared:
-    """One accepted study, ready to train: data on the device, model, and what may leave."""
-
-    study: Study
-    model: PatientModel
-    manifest: Manifest
-    train: Patients
-    test: Patients
-    counts: Mapping[str, int]
-    moments: Arrays
-    declared: Declared
 
 
 class Site:
@@ -83,16 +50,15 @@ class Site:
         self,
         *,
         config: SiteConfig,
-        studies: Mapping[str, Study],
+        works: Mapping[str, Work],
+        charging: Charging,
         audit: AuditLog,
-        observer: PredictionObserver | None = None,
     ) -> None:
         self.name = config.name
         self._config = config
+        self._works = works
+        self._charging = charging
         self._audit = audit
-        self._observer = observer
-        self._device = device_of(config.device)
-        self._prepared = {key: self._prepare(study) for key, study in studies.items()}
 
     @classmethod
     def open(cls, site_dir: Path) -> Self:
@@ -112,7 +78,28 @@ class Site:
                     "another under its name. Accept the study again."
                 )
             studies[study_hash] = study
-        return cls(config=config, studies=studies, audit=AuditLog(config.state_dir / "audit.jsonl"))
+        key = SigningKey.load_or_create(config.state_dir / "keys" / "site.pem")
+        fingerprint = data_fingerprint(config.data_paths, key=key)
+        source = NoiseSource.secure()
+        works = _works(config, studies.values(), sources=lambda _, __: source)
+        if data_fingerprint(config.data_paths, key=key) != fingerprint:
+            raise DataError(
+                f"Expected data that stay as they are while they are read, found files of "
+                f"{config.folder} that changed. Start again when nothing writes to them."
+            )
+        ledger = Ledger.open(
+            config.state_dir,
+            dataset_id=config.dataset_id,
+            cohort_size=config.policy.cohort_size,
+            simulation=False,
+            key=key,
+        )
+        return cls(
+            config=config,
+            works=works,
+            charging=Ledgered(ledger, fingerprint=fingerprint, source_kind=source.kind),
+            audit=AuditLog(config.state_dir / "audit.jsonl"),
+        )
 
     @classmethod
     def simulated(
@@ -126,11 +113,37 @@ class Site:
     ) -> Self:
         """The site of a folder in a simulation: it accepts `study`, and keeps its books in the run.
 
-        Raises `SiteConfigError` and `DataError` as `open` does.
+        Its noise follows from the study's seed, so that a run can be repeated, and protects nobody:
+        the ledger, which is of this run alone, says so.
+
+        Raises `SiteConfigError`, `DataError` and `StudyError` as `open` does.
         """
         config = replace(load_site_config(site_dir), state_dir=state_dir)
+
+        def sources(round_number: int, kind: str) -> NoiseSource:
+            seed = seed_of(study.training.seed, config.name, round_number, kind, "noise")
+            return NoiseSource.seeded(seed)
+
+        works = _works(config, [study], sources=sources, observer=observer, is_simulated=True)
+        charging: Charging = Unledgered()
+        if study.privacy.mode == "patient":
+            key = SigningKey.load_or_create(state_dir / "keys" / "site.pem")
+            ledger = Ledger.open(
+                state_dir,
+                dataset_id=config.dataset_id,
+                cohort_size=works[study.hash].prepared.cohort_size,
+                simulation=True,
+                key=key,
+                durable=durable,
+            )
+            fingerprint = data_fingerprint(config.data_paths, key=key, is_simulation=True)
+            charging = Ledgered(ledger, fingerprint=fingerprint, source_kind="seeded")
         audit = AuditLog(state_dir / "audit.jsonl", durable=durable)
-        return cls(config=config, studies={study.hash: study}, audit=audit, observer=observer)
+        return cls(config=config, works=works, charging=charging, audit=audit)
+
+    def close(self) -> None:
+        """Lets another process open this site's books."""
+        self._charging.close()
 
     def answer(self, task: Task) -> Reply:
         """The reply to a task: what was asked for, or a refusal code."""
@@ -143,20 +156,26 @@ class Site:
         )
         kept_back: list[str] = []
         try:
-            prepared = self._admit(task)
-            worked = self._work(task, reply, prepared)
-            reply = release(worked, self._config.policy, prepared.declared)
-            kept_back = withheld(worked, reply)
+            work = self._admit(task)
+
+            def released() -> Reply:
+                worked = self._work(task, reply, work)
+                checked = release(worked, work.prepared.policy, work.prepared.declared)
+                kept_back.extend(withheld(worked, checked))
+                return checked
+
+            answer = self._charging.answer(task, work.prepared, released)
+            self._charging.sent(task, work.prepared)
         except Refusal as refusal:
             logger.warning("site %s refuses: %s", self.name, refusal)
-            reply = replace(reply, status=refusal.refusal_code.value)
+            answer = self._refuse(task, reply, refusal.refusal_code)
         except torch.OutOfMemoryError:
-            logger.error("site %s ran out of memory on %s", self.name, self._device)
-            reply = replace(reply, status=RefusalCode.OUT_OF_MEMORY.value)
+            logger.error("site %s ran out of memory", self.name)
+            answer = self._refuse(task, reply, RefusalCode.OUT_OF_MEMORY)
         except Exception as fault:  # noqa: BLE001  # the one broad except: no text may leave, whatever happened
             logger.error("site %s failed: %s", self.name, _place_of(fault))
-            reply = replace(reply, status=RefusalCode.INTERNAL_ERROR.value)
-        return self._record(task, reply, kept_back)
+            answer = self._refuse(task, reply, RefusalCode.INTERNAL_ERROR)
+        return self._record(task, answer, kept_back)
 
     def refuse_malformed(self, kind: TaskKind) -> Reply:
         """The refusal of a message that is not a task; it is in the audit log like any answer."""
@@ -165,42 +184,28 @@ class Site:
         reply = replace(reply, status=RefusalCode.MESSAGE_MALFORMED.value)
         return self._record(task, reply, [])
 
-    def _prepare(self, study: Study) -> _Prepared:
-        cohort = usable_cohort(*read_cohort(self._config, study))
-        model = PatientModel(study).to(self._device)
-        manifests = {"update": trainable_manifest(model), "moments": moments_manifest(study)}
-        return _Prepared(
-            study=study,
-            model=model,
-            manifest=state_manifest(model),
-            train=to_device(cohort.train, self._device),
-            test=to_device(cohort.test, self._device),
-            counts=cohort.train.counts(),
-            moments=moments_of(cohort.train, study),
-            declared=Declared.of(study, **manifests),
-        )
-
-    def _admit(self, task: Task) -> _Prepared:
-        """The study to work on. Raises `Refusal` before any work is done."""
+    def _admit(self, task: Task) -> Work:
+        """The work that is asked for. Raises `Refusal` before any of it is done."""
         if task.code != code_fingerprint():
             raise Refusal(
                 RefusalCode.CODE_MISMATCH,
                 "Expected a task from the same version of Wardround, found another. Update.",
             )
-        prepared = self._prepared.get(task.study_hash)
-        if prepared is None:
+        work = self._works.get(task.study_hash)
+        if work is None:
             raise Refusal(
                 RefusalCode.STUDY_NOT_ACCEPTED,
                 f"Expected an accepted study, found {task.study_hash[:12]}….",
             )
-        self._config.policy.check_round(task.round)
-        self._config.policy.check_study(prepared.study, prepared.counts["patients"])
+        prepared = work.prepared
+        prepared.policy.check_round(task.round)
+        prepared.policy.check_study(prepared.study, prepared.cohort_size)
         if task.kind is TaskKind.ENROL:
             if task.arrays is not None:
                 raise Refusal(
                     RefusalCode.ARRAYS_MISMATCH, "Expected an enrolment without arrays, found some."
                 )
-            return prepared
+            return work
         if task.arrays is None or task.arrays.manifest != prepared.manifest:
             raise Refusal(
                 RefusalCode.ARRAYS_MISMATCH,
@@ -210,29 +215,18 @@ class Site:
             raise Refusal(
                 RefusalCode.ARRAYS_NOT_FINITE, "Expected finite float32 arrays, found others."
             )
-        return prepared
+        return work
 
-    def _work(self, task: Task, reply: Reply, prepared: _Prepared) -> Reply:
+    def _work(self, task: Task, reply: Reply, work: Work) -> Reply:
         if task.kind is TaskKind.ENROL:
-            is_federated = prepared.study.normalisation.method == "federated"
-            moments = prepared.moments if is_federated else None
-            return replace(reply, arrays=moments, counts=prepared.counts)
+            return work.enrol(reply)
         assert task.arrays is not None  # checked by _admit
-        load_state(prepared.model, task.arrays)
-        personal = self._personal(task, prepared.study)
-        personal.put_local(prepared.model, task.round)
-        started = time.perf_counter()
-        metrics = self._evaluate(task, prepared, personal)
-        evaluated = time.perf_counter()
-        metrics["seconds_evaluation"] = (evaluated - started,)
+        load_state(work.prepared.model, task.arrays)
+        personal = self._personal(task, work.prepared.study)
+        personal.put_local(work.prepared.model, task.round)
         if task.kind is TaskKind.EVALUATE:
-            if prepared.study.personal.has_model:
-                personal.make_own(prepared.model, prepared.train, task.round)
-                metrics |= self._evaluate(task, prepared, personal, model=PERSONAL)
-            return replace(reply, metrics=metrics)
-        update = self._train(task.round, prepared, personal)
-        metrics["seconds_training"] = (time.perf_counter() - evaluated,)
-        return replace(reply, arrays=update, counts=prepared.counts, metrics=metrics)
+            return work.evaluate(reply, personal)
+        return work.train(reply, personal)
 
     def _personal(self, task: Task, study: Study) -> Personal:
         try:
@@ -242,30 +236,14 @@ class Site:
             raise Refusal(code, "Expected a run id that is a word, found another.") from None
         return Personal(study, PersonalStore(folder), site=self.name)
 
-    def _train(self, round_number: int, prepared: _Prepared, personal: Personal) -> Arrays:
-        """The update of the shared model; what is personal is trained as well, and stays here."""
-        model = prepared.model
-        start = named_parameters_of(model) if prepared.study.personal.ditto_lambda > 0 else {}
-        before = parameters_of(model)
-        seed = seed_of(prepared.study.training.seed, self.name, round_number)
-        train(model, prepared.train, prepared.study, seed=seed)
-        after = parameters_of(model)
-        personal.after_training(model, start, prepared.train, round_number)
-        return Arrays(manifest=before.manifest, flat=after.flat - before.flat)
-
-    def _evaluate(
-        self, task: Task, prepared: _Prepared, personal: Personal, *, model: str = ""
-    ) -> dict[str, tuple[float, ...]]:
-        intercepts = fit_intercepts(prepared.model, prepared.train, prepared.study)
-        if task.kind is TaskKind.EVALUATE:
-            personal.keep_intercepts(task.round, intercepts, model=model)
-        if len(prepared.test) == 0:
-            return {}
-        predictions = with_intercepts(predict(prepared.model, prepared.test), intercepts)
-        outcomes = outcomes_of(prepared.test)
-        if self._observer is not None:
-            self._observer(task.round, model, predictions, outcomes)
-        return to_flat(evaluate(predictions, outcomes, prepared.study), model=model)
+    def _refuse(self, task: Task, reply: Reply, code: RefusalCode) -> Reply:
+        """The bare refusal, which the books hold as well."""
+        try:
+            work = self._works.get(task.study_hash)
+            self._charging.refused(task, None if work is None else work.prepared, code)
+        except Exception as fault:  # noqa: BLE001  # still the door: `answer` never raises
+            logger.error("site %s cannot write its ledger: %s", self.name, _place_of(fault))
+        return replace(reply, status=code.value)
 
     def _record(self, task: Task, reply: Reply, kept_back: list[str]) -> Reply:
         """The reply, once the audit log holds it; a bare refusal where it cannot be written."""
@@ -279,6 +257,27 @@ class Site:
             "site %s answered %s of round %d: %s", self.name, reply.kind, reply.round, reply.status
         )
         return reply
+
+
+def _works(
+    config: SiteConfig,
+    studies: Iterable[Study],
+    *,
+    sources: Sources,
+    observer: PredictionObserver | None = None,
+    is_simulated: bool = False,
+) -> dict[str, Work]:
+    """The work of every study, by its hash."""
+    device = device_of(config.device)
+    works: dict[str, Work] = {}
+    for study in studies:
+        prepared = prepare(config, study, device=device, is_simulated=is_simulated)
+        if prepared.plan.mode == "none":
+            work: Work = PlainWork(prepared, site=config.name, observer=observer)
+        else:
+            work = PrivateWork(prepared, site=config.name, observer=observer, sources=sources)
+        works[study.hash] = work
+    return works
 
 
 def _place_of(fault: BaseException) -> str:

@@ -25,11 +25,19 @@ patients = "patients.csv"        # one row per patient: patient_id, outcomes, ta
 identifiers = "mask"             # names, phones, record numbers: "mask", or "refuse" the file
 # A granularity is read from the file of its name (vitals.csv, notes.parquet, imaging.csv that lists
 # files in imaging/, genomics.vcf.gz, …). Another file: files = {{ vitals = "export/bp.csv" }}
+lacks = []                       # granularities and outcomes that this hospital never records:
+                                 # a private study tells it, because the data must not
 
 # The policy is the floor: the coordinator may ask for something stricter, never for laxer.
 # Your privacy officer signs for these lines.
 [policy]
 allow_without_privacy = false    # true: studies without differential privacy may train here
+# What one patient may ever be charged by these data, over all studies (add or remove one patient).
+# Remove both #, and put your own figures in: no private study trains here before.
+# epsilon_budget = 10.0
+# cohort_size = 300              # training patients, roughly: a figure that may be known
+delta_budget = 1e-4              # well below 1 / (number of patients)
+min_noise_multiplier = 0.0       # the least noise, whatever a study asks
 accepted_studies = []            # hashes of the studies that this hospital has agreed to
 min_patients = 50                # with fewer training patients, the site takes no part
 smallest_group = 10              # counts and metrics over fewer patients than this are not sent;

@@ -5,6 +5,7 @@ pooled and local-only arms call the same one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -103,35 +104,67 @@ def train(
     """
     if len(patients) == 0:
         return 0
-    plan = study.training
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    parameters = list(named.values())
-    optimizer = _Optimizer(parameters, plan, [name not in model.undecayed for name in named])
-    if pull is None:
-        is_proximal = study.strategy.name == "fedprox" and study.strategy.proximal_mu > 0
-        origin = [p.detach().clone() for p in parameters] if is_proximal else []
-        pull = Pull(origin=origin, strength=study.strategy.proximal_mu)
-    devices = [patients.device] if patients.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        _seed_all(seed, devices)
+    descent = Descent(model, study, pull)
+    with seeded(seed, patients.device):
         model.train()
-        num_steps = plan.steps_of(len(patients)) if num_steps is None else num_steps
+        num_steps = study.training.steps_of(len(patients)) if num_steps is None else num_steps
         for index_B in _batches(patients, study, num_steps, seed):
             inputs, outcomes = patients.batch(index_B)
-            optimizer.zero_grad()
+            descent.zero_grad()
             loss = model.loss_per_patient(model(inputs), outcomes).mean()
             loss.backward()  # type: ignore[no-untyped-call]
-            for parameter, place in zip(parameters, pull.origin, strict=False):
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach() - place, alpha=pull.strength)
-            optimizer.step()
+            descent.step()
     return num_steps
 
 
-def _seed_all(seed: int, devices: list[torch.device]) -> None:
+class Descent:
+    """How the trainable parameters of a model move by their gradients: pull, decay, optimizer.
+
+    It looks at no patient: what it makes of private gradients is private.
+
+    Args:
+        pull: None for the study's own, FedProx's towards the model as it is now.
+
+    Attributes:
+        parameters: those that are trained, in the model's order.
+    """
+
+    def __init__(self, model: PatientModel, study: Study, pull: Pull | None) -> None:
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = list(named.values())
+        is_decayed = [name not in model.undecayed for name in named]
+        self._optimizer = _Optimizer(self.parameters, study.training, is_decayed)
+        if pull is None:
+            is_proximal = study.strategy.name == "fedprox" and study.strategy.proximal_mu > 0
+            origin = [p.detach().clone() for p in self.parameters] if is_proximal else []
+            pull = Pull(origin=origin, strength=study.strategy.proximal_mu)
+        self._pull = pull
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients."""
+        self._optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Moves the parameters by their gradients and the pull."""
+        for parameter, place in zip(self.parameters, self._pull.origin, strict=False):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - place, alpha=self._pull.strength)
+        self._optimizer.step()
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch on the CPU and `device`, and puts its random state back in the end."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        seed_torch(seed, device)
+        yield
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
     """Seeds as `torch.manual_seed` does, which formats a stack trace for every kind of device."""
     torch.default_generator.manual_seed(seed)
-    for device in devices:
+    if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(seed)
 
 

@@ -4,6 +4,7 @@ Flower moves every tensor as two HTTP objects, so parameters travel as one flat 
 of names and shapes (design, section 2). Both sides, and the aggregation, work on this form.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -89,6 +90,10 @@ class Arrays:
     def norm(self) -> float:
         """The L2 norm over all blocks, computed in float64."""
         return float(np.linalg.norm(self.flat.astype(np.float64)))
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the elements as they stand in memory."""
+        return hashlib.sha256(self.flat.tobytes()).hexdigest()
 
     def is_finite(self) -> bool:
         """Whether no element is NaN or infinite."""

@@ -9,49 +9,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from common.augmentation import ImageAugmentation, SeriesAugmentation
 from common.contract import Section
-from common.fields import (
-    Count,
-    Finite,
-    Fraction,
-    Name,
-    NonNegative,
-    Positive,
-    check_categories,
-    check_range,
-)
-
-
-class NumericFeature(Section):
-    """A measured quantity. Values outside `range` are clipped to it, and counted.
-
-    Attributes:
-        unit: what one unit of the column is, as people write it ("mmHg").
-        range: the plausible range, from public knowledge and not from the data.
-        missing_codes: values that mean "not measured" (a cholesterol of 0).
-        infinite: what an infinite value is taken for, by its sign: an error of the file, or the
-            nearer end of the range ("above what the instrument can measure").
-    """
-
-    kind: Literal["numeric"] = "numeric"
-    unit: str
-    range: tuple[Finite, Finite]
-    missing_codes: tuple[Finite, ...] = ()
-    infinite: Literal["error", "clip"] = "error"
-
-    _ascending = field_validator("range")(check_range)
-
-
-class CategoricalFeature(Section):
-    """A quality with a public, closed list of categories; anything else is unknown, and counted."""
-
-    kind: Literal["categorical"]
-    categories: Annotated[tuple[str, ...], Field(min_length=2)]
-
-    _differ = field_validator("categories")(check_categories)
-
-
-Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="kind")]
+from common.features import CategoricalFeature, Feature, NumericFeature
+from common.fields import Count, Finite, Fraction, Name, Positive, check_range
 
 
 class Granularity(Section):
@@ -108,19 +69,6 @@ class TabularGranularity(Granularity):
         return tuple(self.features)
 
 
-class SeriesAugmentation(Section):
-    """How series are varied in training, per patient and per batch.
-
-    Attributes:
-        noise: standard deviation added to each observed value, in standard deviations of the
-            signal.
-        drop: the part of the observed steps that are hidden.
-    """
-
-    noise: NonNegative = 0.0
-    drop: Fraction = 0.0
-
-
 class SeriesGranularity(Granularity):
     """Irregular measurements over time, read onto a grid of steps with a mask.
 
@@ -166,22 +114,6 @@ class SeriesGranularity(Granularity):
     def numeric(self) -> dict[str, NumericFeature]:
         """The signals, in the order of the study."""
         return dict(self.signals)
-
-
-class ImageAugmentation(Section):
-    """How images are varied in training, per patient and per batch.
-
-    Attributes:
-        flip: the probability of a mirror image, left to right.
-        shift: the largest shift, as a part of the image's side.
-        contrast: the largest relative change of contrast.
-        noise: standard deviation of noise, where the image's range is 0 to 1.
-    """
-
-    flip: Fraction = 0.0
-    shift: Fraction = 0.0
-    contrast: Fraction = 0.0
-    noise: NonNegative = 0.0
 
 
 class ImagesGranularity(Granularity):

@@ -75,6 +75,32 @@ def override(study: Study, **changes: object) -> Study:
     return validate(table, Study, StudyError, where=f"study '{study.name}' with overrides")
 
 
+def with_patient_privacy(study: Study, *, epsilon: float | None, delta: float) -> Study:
+    """Another study: `study` with this much privacy for each patient.
+
+    Without an epsilon, a private study keeps its own, or its noise.
+
+    What the study's own plan says of clipping and the rest stays, where it has such a plan. What no
+    private study may have, but the outcome does not depend on, is left out: a site's intercepts
+    (`model.site_intercept_sd`) and resampling by class (`training.balance`).
+
+    >>> with_patient_privacy(load_study("demo"), epsilon=3, delta=1e-4).privacy.epsilon
+    3.0
+
+    Raises:
+        StudyError: a value is not allowed.
+    """
+    table = study.model_dump(mode="json", exclude_none=True)
+    kept = table["privacy"] if study.privacy.mode == "patient" else {}
+    if epsilon is not None:
+        kept.pop("noise_multiplier", None)
+        kept["epsilon"] = epsilon
+    table["privacy"] = {**kept, "mode": "patient", "delta": delta}
+    table["model"]["site_intercept_sd"] = 0.0
+    table["training"]["balance"] = "none"
+    return validate(table, Study, StudyError, where=f"study '{study.name}' with privacy")
+
+
 def without_granularity(study: Study, name: str) -> Study:
     """Another study that lacks the granularity `name`, to measure what it is worth.
 
@@ -108,11 +134,14 @@ def study_of_run(config: Mapping[str, object]) -> Study:
 
     Args:
         config: "study" (a name or an absolute path), and overrides: "rounds" (0: as the study
-            says), "seed" (-1: likewise), "strategy" ("": likewise).
+            says), "seed" (-1: likewise), "strategy" ("": likewise), "epsilon" (0.0: likewise) with
+            "delta".
     """
-    return override(
+    study = override(
         load_study(str(config["study"])),
         training__rounds=config["rounds"] or None,
         training__seed=config["seed"] if config["seed"] != -1 else None,
         strategy__name=config["strategy"] or None,
     )
+    epsilon, delta = float(str(config["epsilon"])), float(str(config["delta"]))
+    return with_patient_privacy(study, epsilon=epsilon, delta=delta) if epsilon else study

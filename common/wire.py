@@ -8,9 +8,9 @@ Importing this module must not import torch: connectors run without it.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -19,8 +19,9 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from common.arrays import Arrays, Block
 from common.errors import MessageError
+from common.receipts import Countersigned, Receipt
 
-SCHEMA = 1
+SCHEMA = 2
 _STYPE = "wardround.flat"
 _DTYPES: dict[str, np.dtype[np.floating]] = {
     "float32": np.dtype("<f4"),
@@ -49,6 +50,7 @@ class Task:
         nonce: differs between any two tasks of a run.
         code: fingerprint of the sender's common and client code.
         arrays: the model (parameters and normalisation), float32; None when enrolling.
+        ledger: the newest head of the site's ledger that both sides have signed.
     """
 
     kind: TaskKind
@@ -58,6 +60,7 @@ class Task:
     study_hash: str
     code: str
     arrays: Arrays | None = None
+    ledger: Countersigned | None = None
 
 
 OK = "ok"
@@ -72,6 +75,7 @@ class Reply:
         arrays: the update (train, float32), the moments (enrol, float64), or None.
         counts: patients by granularity, and "patients" for all of them.
         metrics: the sums of `common.metrics`, flat, and seconds of work by phase.
+        receipt: of a site with a ledger, its head.
     """
 
     kind: TaskKind
@@ -83,32 +87,35 @@ class Reply:
     arrays: Arrays | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    receipt: Receipt | None = None
 
 
 def task_to_records(task: Task) -> RecordDict:
     """The Flower records of a task."""
     header = {name: getattr(task, name) for name in _TASK_FIELDS}
-    return _to_records(header, task.arrays, {}, {})
+    return _to_records(header, task.arrays, {}, {}, task.ledger)
 
 
 def task_from_records(records: RecordDict) -> Task:
     """The task in `records`. Raises `MessageError` for anything that is not exactly a task."""
     header, arrays, counts, metrics = _from_records(records, _TASK_FIELDS)
+    ledger = _receipt(records, Countersigned)
     if counts or metrics:
         raise MessageError("Expected a task without counts and metrics, found some.")
-    return Task(arrays=arrays, **header)
+    return Task(arrays=arrays, ledger=ledger, **header)
 
 
 def reply_to_records(reply: Reply) -> RecordDict:
     """The Flower records of a reply."""
     header = {name: getattr(reply, name) for name in _REPLY_FIELDS}
-    return _to_records(header, reply.arrays, reply.counts, reply.metrics)
+    return _to_records(header, reply.arrays, reply.counts, reply.metrics, reply.receipt)
 
 
 def reply_from_records(records: RecordDict) -> Reply:
     """The reply in `records`. Raises `MessageError` for anything that is not exactly a reply."""
     header, arrays, counts, metrics = _from_records(records, _REPLY_FIELDS)
-    return Reply(arrays=arrays, counts=counts, metrics=metrics, **header)
+    receipt = _receipt(records, Receipt)
+    return Reply(arrays=arrays, counts=counts, metrics=metrics, receipt=receipt, **header)
 
 
 def records_to_bytes(records: RecordDict) -> bytes:
@@ -179,6 +186,7 @@ def _to_records(
     arrays: Arrays | None,
     counts: Mapping[str, int],
     metrics: Mapping[str, tuple[float, ...]],
+    receipt: Receipt | Countersigned | None,
 ) -> RecordDict:
     config: dict[str, Any] = {"schema": SCHEMA}
     config |= {k: str(v) if isinstance(v, StrEnum) else v for k, v in header.items()}
@@ -197,6 +205,9 @@ def _to_records(
         records["counts"] = MetricRecord(dict(counts))
     if metrics:
         records["metrics"] = MetricRecord({k: list(v) for k, v in metrics.items()})
+    if receipt is not None:
+        said = {name: value for name, value in asdict(receipt).items() if value is not None}
+        records["receipt"] = ConfigRecord(said)
     records["header"] = ConfigRecord(config)
     return records
 
@@ -204,8 +215,10 @@ def _to_records(
 def _from_records(
     records: RecordDict, fields: Mapping[str, type]
 ) -> tuple[dict[str, Any], Arrays | None, dict[str, int], dict[str, tuple[float, ...]]]:
-    if not set(records) <= {"header", "arrays", "counts", "metrics"}:
-        raise MessageError("Expected the records header, arrays, counts, metrics, found others.")
+    if not set(records) <= {"header", "arrays", "counts", "metrics", "receipt"}:
+        raise MessageError(
+            "Expected the records header, arrays, counts, metrics, receipt, found others."
+        )
     header = _header(records.get("header"), fields, has_arrays="arrays" in records)
     manifest = header.pop("manifest", None)
     arrays = None if manifest is None else _arrays(records.get("arrays"), manifest)
@@ -281,6 +294,22 @@ def _manifest(text: object) -> tuple[Block, ...]:
     if len({block.name for block in blocks}) != len(blocks):
         raise MessageError("Expected every name once in the manifest, found one repeated.")
     return tuple(blocks)
+
+
+R = TypeVar("R", Receipt, Countersigned)
+
+
+def _receipt(records: RecordDict, kind: type[R]) -> R | None:
+    if "receipt" not in records:
+        return None
+    record = records["receipt"]
+    if not isinstance(record, ConfigRecord):
+        raise MessageError("Expected the record 'receipt' to hold a configuration, found another.")
+    fields: dict[str, Any] = dict(record)
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError):
+        raise MessageError("Expected a receipt with a signed head, found another.") from None
 
 
 def _metric_record(records: RecordDict, key: str) -> dict[str, Any]:

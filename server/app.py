@@ -16,12 +16,17 @@ from common.errors import RunError, StudyError, WardroundError
 from common.files import write_atomically
 from common.model_file import MODEL_FILE, write_model
 from common.models.patient_model import PatientModel, state_of, trainable_manifest
+from common.privacy.mechanisms import NoiseSource
+from common.privacy.plan import check_private
 from common.run_folder import check_unused, run_folder
+from common.signing import SigningKey
 from common.study import Study
 from common.study_file import study_of_run, study_to_toml
 from common.wire import arrays_from_record, arrays_to_record
 from server.checkpoint import CheckpointFolder
-from server.journal import Journal, Listener
+from server.combining import combining_of
+from server.journal import Journal, Listener, read_journal
+from server.receipts import Receipts
 from server.report import write_report
 from server.strategy import BlockwiseStrategy, Oracle
 from server.transfer import Transfer, transfer
@@ -53,6 +58,8 @@ class Run:
         resume: go on from the newest checkpoint of the folder, instead of from the start.
         durable: wait for the disk (fsync) at every checkpoint and journal line.
         init_from: a folder with a model, whose blocks the study starts from where they fit.
+        noise: of the privacy of sites, injected by a simulation so that it can be repeated;
+            without it, a new secret one.
 
     Raises:
         RunError: a run that goes on would start from another model.
@@ -64,6 +71,7 @@ class Run:
     resume: bool = False
     durable: bool = True
     init_from: Path | None = None
+    noise: NoiseSource | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -87,10 +95,12 @@ def execute(
             `init_from` fits.
         CheckpointError: there is nothing to resume, or it is of another study.
         CohortError: too few sites; the run can be resumed.
-        StudyError: the study of `init_from` is malformed; or an encoder that is frozen comes from
+        StudyError: the study cannot be private as it asks to be; that of `init_from` is malformed;
+            or an encoder that is frozen comes from
             no other model, and would stay at random.
     """
     torch.set_num_threads(1)
+    check_private(run.study)
     journal_path = run.folder / "journal.jsonl"
     checkpoints = CheckpointFolder(run.folder / "checkpoints", durable=run.durable)
     if not run.resume:
@@ -128,6 +138,14 @@ def execute(
             checkpoints=checkpoints,
             resumed=resumed,
             transferred=start.taken,
+            combining=combining_of(
+                run.study,
+                manifest=trainable_manifest(model),
+                journal=journal,
+                history=list(read_journal(journal_path)),
+                source=run.noise,
+            ),
+            receipts=_receipts(run),
         )
         result = strategy.start(
             grid,
@@ -149,6 +167,15 @@ def execute(
     finally:
         journal.close()
     write_report(run.folder)
+
+
+def _receipts(run: Run) -> Receipts:
+    """The receipts of the run so far, and the coordinator's key, which is made with the run."""
+    path = run.folder / "keys" / "coordinator.pem"
+    receipts = Receipts(SigningKey.load_or_create(path))
+    if run.resume:
+        receipts.resume(read_journal(run.folder / "journal.jsonl"))
+    return receipts
 
 
 def _start(run: Run, anew: Transfer) -> Transfer:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
 from common import wire
 from common.arrays import Manifest
@@ -16,7 +17,8 @@ from common.contract import SITE_NAME_PATTERN
 from common.errors import MessageError, RefusalCode
 from common.metrics.evaluation import PERSONAL, declared_sizes, from_flat
 from common.models.patient_model import SHARED
-from common.normalisation import MOMENTS
+from common.normalisation import MOMENTS, NOISE_VARIANCE
+from common.privacy.sections import PatientPrivacy
 from common.study import Study
 from common.wire import Reply, Task
 
@@ -106,7 +108,11 @@ def _fault_of_counts(reply: Reply, expected: Expected) -> str:
         return "counts in an evaluation" if counts else ""
     if set(counts) != {SHARED, *study.granularities, *study.outcomes}:
         return "counts of other granularities or outcomes"
-    if not 0 < counts[SHARED] <= study.strategy.max_patients_per_site:
+    if isinstance(study.privacy, PatientPrivacy):
+        weight = study.privacy.weight_of(reply.site)
+        if counts[SHARED] != weight or not set(counts.values()) <= {0, weight}:
+            return "counts that are not the public weight"
+    elif not 0 < counts[SHARED] <= study.strategy.max_patients_per_site:
         return "an absurd number of patients"
     if any(not 0 <= count <= counts[SHARED] for count in counts.values()):
         return "an absurd number of patients"
@@ -120,6 +126,8 @@ def _fault_of_moments(reply: Reply, study: Study) -> str:
     if reply.kind is not wire.TaskKind.ENROL or reply.arrays is None:
         return ""
     named = reply.arrays.unpack()
+    if isinstance(study.privacy, PatientPrivacy):
+        return _fault_of_noised_moments(named, reply.site, study, study.privacy)
     for name, granularity in study.granularities.items():
         if not granularity.numeric:
             continue
@@ -133,13 +141,43 @@ def _fault_of_moments(reply: Reply, study: Study) -> str:
     return ""
 
 
+def _fault_of_noised_moments(
+    named: Mapping[str, NDArray[np.floating]], site: str, study: Study, privacy: PatientPrivacy
+) -> str:
+    """Nobody knows how many patients are behind noise: the bound is public, and noise goes beyond.
+
+    A site that the study gives a number of patients may have ten times as many.
+    """
+    largest = float(study.strategy.max_patients_per_site)
+    most = min(10.0 * privacy.enrolment.get(site, largest), largest)
+    variance = float(named[NOISE_VARIANCE][0])
+    if not 0 <= variance <= largest**2:
+        return "moments with absurd noise"
+    # A count has 1.22 times the noise of a sum.
+    reach = 12.0 * variance**0.5
+    for name, granularity in study.granularities.items():
+        if not granularity.numeric:
+            continue
+        count, total, squares = (named[f"{name}.{moment}"] for moment in MOMENTS)
+        bound = 1.01 * np.maximum(count, 0.0) + 2 * reach
+        is_counted = variance > 0 and ((count >= -reach) & (count <= most + reach)).all()
+        is_bounded = (np.abs(total) <= bound) & (squares >= -reach) & (squares <= bound)
+        if not is_counted or not is_bounded.all():
+            return "moments outside of the plausible ranges"
+    return ""
+
+
 def _fault_of_metrics(reply: Reply, study: Study) -> str:
     """Statistics are merged later, by the report: none may come that it cannot take."""
+    is_private = isinstance(study.privacy, PatientPrivacy)
+    if is_private and reply.metrics and reply.kind is not wire.TaskKind.EVALUATE:
+        return "statistics before the last round"
     sizes = declared_sizes(study)
+    least = -_LARGEST_STATISTIC if is_private else 0.0
     for name, values in reply.metrics.items():
         if sizes.get(name) != len(values):
             return "statistics that are not declared"
-        if not all(0 <= value <= _LARGEST_STATISTIC for value in values):
+        if not all(least <= value <= _LARGEST_STATISTIC for value in values):
             return "statistics that are negative or not finite"
     try:
         for model in ("", PERSONAL):

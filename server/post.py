@@ -6,18 +6,20 @@ absence of its site, with the reason.
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from flwr.app import Message
 
 from common import wire
 from common.arrays import Arrays, Manifest
 from common.code_version import code_fingerprint
+from common.errors import MessageError
 from common.study import Study
 from common.wire import Reply, Task, TaskKind
 from server.enrolment import Enrolled
 from server.inbox import Expected, claimed_site, open_reply
 from server.journal import Journal
+from server.receipts import Receipts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +40,13 @@ class Post:
     Guarantees:
         - The nonces of an exchange are in the journal before its messages are sent.
         - Every task is answered for in the journal: by its reply, or by an absence with a reason.
+        - A private reply is accepted with a signed receipt alone, whose head the next task brings
+          back.
     """
 
-    def __init__(self, *, study: Study, run_id: str, journal: Journal) -> None:
+    def __init__(self, *, study: Study, run_id: str, journal: Journal, receipts: Receipts) -> None:
         self._study = study
+        self._receipts = receipts
         self._run_id = run_id
         self._journal = journal
         self._round = 0
@@ -74,6 +79,7 @@ class Post:
                 study_hash=self._study.hash,
                 code=code_fingerprint(),
                 arrays=arrays,
+                ledger=None if site is None else self._receipts.last(site.site),
             )
             expected = Expected(
                 task=task,
@@ -109,6 +115,12 @@ class Post:
                 name = claimed_site(message) if enrolling else None
                 self._absent(name or _name(sent), reason)
                 continue
+            if self._study.privacy.mode == "patient":
+                try:
+                    self._receipts.accept(reply.site, reply.receipt)
+                except MessageError:
+                    self._absent(reply.site, "rejected: no receipt, or of a ledger set back")
+                    continue
             self._journal.write(
                 "reply",
                 round=self._round,
@@ -117,6 +129,7 @@ class Post:
                 counts=dict(reply.counts),
                 metrics={name: list(values) for name, values in reply.metrics.items()},
                 bytes_up=wire.num_bytes(message.content),
+                **({} if reply.receipt is None else {"receipt": asdict(reply.receipt)}),
             )
             yield sent.node_id, reply
         for sent in waiting.values():

@@ -20,13 +20,15 @@ from common.models.patient_model import block_owner
 from common.normalisation import add_moments, moments_manifest, normalisation_of
 from common.study import Study
 from common.wire import TaskKind
-from server.aggregation import SiteUpdate, add_to_parameters, aggregate, combine_of
+from server.aggregation import SiteUpdate, add_to_parameters
 from server.checkpoint import Checkpoint, CheckpointFolder
+from server.combining import Combining
 from server.enrolment import Roster
 from server.grid import exchange, wait_for_nodes
 from server.journal import Journal
 from server.optimizer import OptimizerState, step
 from server.post import Post
+from server.receipts import Receipts
 
 Oracle = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -47,6 +49,8 @@ class BlockwiseStrategy(Strategy):
         resumed: the checkpoint to go on from, or None.
         transferred: granularities whose encoders come from another model: they keep its
             normalisation, behind which they were trained.
+        combining: how the updates of a round become one.
+        receipts: what hospitals have signed so far in this run.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class BlockwiseStrategy(Strategy):
         checkpoints: CheckpointFolder,
         resumed: Checkpoint | None = None,
         transferred: frozenset[str] = frozenset(),
+        combining: Combining,
+        receipts: Receipts,
         seconds: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._study = study
@@ -69,8 +75,9 @@ class BlockwiseStrategy(Strategy):
         self._checkpoints = checkpoints
         self._resumed = resumed
         self._transferred = transferred
+        self._combining = combining
         self._seconds = seconds
-        self._post = Post(study=study, run_id=run_id, journal=journal)
+        self._post = Post(study=study, run_id=run_id, journal=journal, receipts=receipts)
         self._roster = Roster()
         self._declined: set[int] = set()
         self._held: tuple[ArrayRecord, Arrays] | None = None
@@ -157,12 +164,7 @@ class BlockwiseStrategy(Strategy):
         if len(updates) < self._plan.min_sites or self._held is None:
             return None, None
         started = self._seconds()
-        combined = aggregate(
-            updates,
-            combine_of(self._plan.combine, self._plan.trimmed_fraction),
-            equal_weights=self._plan.weights == "equal",
-            min_sites=self._plan.min_sites_per_block,
-        )
+        combined = self._combining.combine(updates, round_number=server_round)
         move_P, optimizer = step(
             self._plan, self._optimizer, combined.update.flat, combined.trained_P
         )
@@ -216,6 +218,7 @@ class BlockwiseStrategy(Strategy):
         )
         if len(self._roster) < self._plan.min_sites:
             self._fail("the enrolment", 1)
+        self._combining.start([site.counts for site in self._roster.by_node().values()])
         if self._resumed is not None:
             return self._record_of(self._resumed.model)
         named = wire.arrays_from_record(initial_arrays).unpack()

@@ -7,10 +7,9 @@ local on one hospital's patients alone, with its share of the work. Beside them 
 logistic regression.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from client.evaluation import predict_at_site
 from client.normalise import moments_of
 from client.training import to_device, train
 from common.arrays import Arrays
-from common.errors import DataError
+from common.errors import DataError, StudyError
 from common.metrics.evaluation import PERSONAL, statistics_of
 from common.metrics.statistics import Metrics
 from common.models.patient_model import PatientModel, load_state, state_of
@@ -32,6 +31,7 @@ from common.study import Study
 from common.study_file import override
 from simulations.logistic import logistic_predictions
 from simulations.oracle import Evaluated, Oracle, mean_of_sites, pooled
+from simulations.over_seeds import over_seeds
 from simulations.simulate import Simulation, simulate
 
 POOLED = "all, pooled"
@@ -81,29 +81,27 @@ def run_arms(
 
     Raises:
         DataError: a site's data cannot be used for the first study; every reason is told.
+        StudyError: a study has frozen encoders.
     """
+    for study in variants.values():
+        refuse_frozen(study)
     whole = next(iter(variants.values()))
     left_out = {name: _lacking(study, whole, sites) for name, study in variants.items()}
-    tasks = [(name, study, seed) for name, study in variants.items() for seed in seeds]
-    results: list[ArmResult] = []
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        pending = {
-            pool.submit(
-                run_seed,
-                study,
-                variant=name,
-                sites=sites,
-                left_out=left_out[name],
-                out=out / _slug(name) / f"seed-{seed}",
-                seed=seed,
-            ): f"{name}, seed {seed}"
-            for name, study, seed in tasks
-        }
-        for future in as_completed(pending):
-            results += future.result()
-            on_done(pending[future])
-    order = {(name, seed): i for i, (name, _, seed) in enumerate(tasks)}
-    return sorted(results, key=lambda r: (order[r.variant, r.seed], ARMS.index(r.arm)))
+    work = {
+        f"{name}, seed {seed}": partial(
+            run_seed,
+            study,
+            variant=name,
+            sites=sites,
+            left_out=left_out[name],
+            out=out / _slug(name) / f"seed-{seed}",
+            seed=seed,
+        )
+        for name, study in variants.items()
+        for seed in seeds
+    }
+    parts = over_seeds(work, jobs=jobs, on_done=on_done).values()
+    return [result for part in parts for result in sorted(part, key=lambda r: ARMS.index(r.arm))]
 
 
 def run_seed(
@@ -155,7 +153,11 @@ def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientMode
     """The study's model, trained on these patients at one place, round after round.
 
     Normalised by these patients' own moments where the study's normalisation is federated.
+
+    Raises:
+        StudyError: the study has frozen encoders.
     """
+    refuse_frozen(study)
     model = PatientModel(study)
     if study.normalisation.method == "federated":
         named = state_of(model).unpack()
@@ -165,6 +167,21 @@ def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientMode
     for round_number in range(study.training.rounds):
         train(model, on_device, study, seed=seed_of(study.training.seed, site, round_number))
     return model
+
+
+def refuse_frozen(study: Study) -> None:
+    """Nothing, if every encoder is trained.
+
+    Raises:
+        StudyError: some are frozen; they would stay as they were drawn, because the arms start
+            from no other model.
+    """
+    if study.model.frozen:
+        raise StudyError(
+            "Expected a study that trains every encoder, found model.frozen = "
+            f"{', '.join(study.model.frozen)} in '{study.name}'. Comparisons start from no other "
+            "model: train these encoders here, or use `wardround simulate --init-from`."
+        )
 
 
 def train_pooled(study: Study, cohorts: Sequence[Cohort]) -> PatientModel:

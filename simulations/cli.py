@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +17,10 @@ from rich.markup import escape
 import client.cli
 import server.cli
 import simulations.cli_results
+import simulations.cli_simulate
 from common.errors import WardroundError
 from simulations.cli_data import data as data_app
+from simulations.cli_simulate import AsJson, Rounds, Sites, StudyName, new_run_folder
 
 if TYPE_CHECKING:
     from common.study import Study
@@ -32,104 +33,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure speed, always as a ratio against a baseline in the same run.")
 
-StudyName = Annotated[
-    str, typer.Argument(help="A study file, or the name of a shipped study.", show_default=False)
-]
-Sites = Annotated[
-    Path | None, typer.Option(help="Folder of site folders; without it, hospitals are simulated.")
-]
-Seed = Annotated[int | None, typer.Option(min=0, help="Overrides the study's seed.")]
-Rounds = Annotated[int | None, typer.Option(min=1, help="Overrides the study's rounds.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-@app.command(rich_help_panel="For a researcher")
-def simulate(
-    study: StudyName,
-    sites: Sites = None,
-    rounds: Rounds = None,
-    seed: Seed = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="fedavg, fedprox, fedadam, fedyogi or fedadagrad.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; default: runs/STUDY-TIME.")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
-    num_sites: Annotated[
-        int, typer.Option(min=2, help="How many hospitals to simulate without --sites.")
-    ] = 6,
-    engine: Annotated[
-        str, typer.Option(help="in-process, or flower: Flower's own simulation runtime.")
-    ] = "in-process",
-    init_from: Annotated[
-        Path | None,
-        typer.Option(help="Start from the model of another run, block by block where it fits."),
-    ] = None,
-    durable: Annotated[bool, typer.Option(help="Wait for the disk (fsync) at every step.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train one model across hospitals on this machine, and report each hospital's result."""
-    from common.run_folder import check_unused, check_used
-    from common.study_file import load_study, override
-    from simulations.cohort import varied_sites, write_cohort
-    from simulations.progress import Progress, results_tables
-    from simulations.simulate import Simulation
-    from simulations.simulate import simulate as run
-
-    if engine not in ("in-process", "flower"):
-        raise typer.BadParameter(f"expected in-process or flower, found '{engine}'")
-    if engine == "flower" and durable:
-        raise typer.BadParameter("--durable is for the in-process engine")
-    if resume and out is None:
-        raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
-    effective = override(
-        load_study(study),
-        training__rounds=rounds,
-        training__seed=seed,
-        strategy__name=strategy,
-    )
-    folder = out or _new_run_folder(effective.name)
-    (check_used if resume else check_unused)(folder)
-    console = Console(stderr=as_json)
-    if sites is None:
-        sites = folder / "hospitals"
-        if not resume:
-            console.print(
-                f"No --sites: simulating {num_sites} hospitals with this study's features in "
-                f"{sites} (no real patients).",
-                highlight=False,
-            )
-            effects = varied_sites(effective, num_sites=num_sites, seed=effective.training.seed)
-            write_cohort(effective, effects, sites, seed=effective.training.seed)
-    simulation = Simulation(
-        study=effective,
-        sites=sites,
-        out=folder,
-        resume=resume,
-        durable=durable,
-        init_from=init_from,
-    )
-    try:
-        if engine == "flower":
-            from simulations.flower_runtime import run_on_flower
-
-            run_on_flower(effective, sites, folder, resume=resume, init_from=init_from)
-        else:
-            with Progress(console) as progress:
-                run(simulation, listeners=[progress.listen])
-    except KeyboardInterrupt:
-        console.print(f"Interrupted. Go on with the same command, --out {folder} and --resume.")
-        raise typer.Exit(130) from None
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    if as_json:
-        typer.echo(json.dumps(results, indent=1))
-        return
-    for table in results_tables(results):
-        console.print(table)
-    console.print(f"Report:  {folder / 'report.md'}", highlight=False, soft_wrap=True)
-    console.print(f"Results: {folder / 'results.json'}", highlight=False, soft_wrap=True)
-    console.print(f"Model:   {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
+app.command(rich_help_panel="For a researcher")(simulations.cli_simulate.simulate)
 
 
 @app.command(rich_help_panel="For a researcher")
@@ -160,7 +64,7 @@ def arms(
     )
     variants = {"all granularities": effective}
     variants |= {f"without {g}": without_granularity(effective, g) for g in without or []}
-    folder = out or _new_run_folder(f"{effective.name}-arms")
+    folder = out or new_run_folder(f"{effective.name}-arms")
     check_unused(folder)
     console = Console(stderr=True)
     sites = sites or _simulated_sites(effective, folder, console)
@@ -199,7 +103,7 @@ def missing(
     from simulations.missing_report import write_missing
 
     effective = override(load_study(study), training__rounds=rounds)
-    folder = out or _new_run_folder(f"{effective.name}-missing")
+    folder = out or new_run_folder(f"{effective.name}-missing")
     check_unused(folder)
     console = Console(stderr=True)
     sites = sites or _simulated_sites(effective, folder, console)
@@ -261,6 +165,27 @@ def bench_engine(
             Console().print(table)
 
 
+@bench.command("private-step")
+def bench_private_step(
+    full: Annotated[
+        bool, typer.Option(help="All batches and more repetitions; about twenty minutes.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """One step of private training against a plain one, and against Opacus's ways of doing it."""
+    from simulations.bench.private_step import bench_private_step as measure
+    from simulations.bench.report import private_step_table
+
+    console = Console(stderr=True)
+    result = measure(full=full, device=device, echo=lambda line: console.print(f"… {line}"))
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        for table in private_step_table(result):
+            Console().print(table)
+
+
 app.add_typer(data_app, name="data", rich_help_panel="For a researcher")
 app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
 simulations.cli_results.mount(app)
@@ -276,10 +201,6 @@ def _simulated_sites(study: "Study", folder: Path, console: Console) -> Path:
     console.print(f"No --sites: simulating 6 hospitals in {sites}.", highlight=False)
     write_cohort(study, varied_sites(study, num_sites=6, seed=0), sites, seed=0)
     return sites
-
-
-def _new_run_folder(study_name: str) -> Path:
-    return Path("runs") / f"{study_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
 def main() -> None:

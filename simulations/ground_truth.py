@@ -8,7 +8,6 @@ Letters of shapes: B patients, C classes, L latent dimensions, K summaries, N no
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.seeds import seed_of
 from common.study import Study
+from common.subsets import subsets_of
 from simulations.disease import DiseaseProcess, Driver, Floats
 from simulations.outcome_draws import concordance_weights, cost_mean_and_variance, risk_of
 
@@ -67,7 +67,7 @@ def best_scores(
     scorers = {name: _scorer(o, drivers[name]) for name, o in study.outcomes.items()}
     effect = None if process.treatment is None else process.treatment.target
     scores = []
-    for subset in subsets_of(list(study.granularities)):
+    for subset in scored_subsets(list(study.granularities)):
         shown = {name: summaries[name] for name in subset}
         mean_BL, covariance_LL = process.posterior(shown, prior_L, num_draws)
         for name, outcome in study.outcomes.items():
@@ -91,10 +91,10 @@ def best_scores(
     return scores
 
 
-def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+def scored_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
     """The non-empty subsets, small ones first; of more than six names only those that say most."""
     if len(names) <= 6:
-        return [s for size in range(1, len(names) + 1) for s in combinations(names, size)]
+        return subsets_of(names)[1:]
     all_but_one = [tuple(n for n in names if n != without) for without in reversed(names)]
     return [*((name,) for name in names), *all_but_one, tuple(names)]
 

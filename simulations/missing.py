@@ -8,11 +8,9 @@ intersection (only the granularities that every hospital has), and each hospital
 Federated training is the plain loop, whose model equals the engine's bit for bit.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +27,11 @@ from common.models.contract import Batch
 from common.models.patient_model import PatientModel, drop_granularities, load_state
 from common.study import Study
 from common.study_file import override, without_granularity
-from simulations.arms import MEAN, POOLED, train_centrally
+from common.subsets import subsets_of
+from simulations.arms import MEAN, POOLED, refuse_frozen, train_centrally
 from simulations.bench.plain_loop import PlainSite, plain_loop, read_sites
 from simulations.oracle import Evaluated, mean_of_sites, pooled
+from simulations.over_seeds import over_seeds
 
 OURS = "masked fusion, per-granularity averaging"
 INTERSECTION = "intersection"
@@ -78,20 +78,18 @@ def run_missing(
         on_done: told of each seed that is finished.
 
     Raises:
-        StudyError: the study has one granularity, or too many to try all subsets.
+        StudyError: the study has one granularity, or too many to try all subsets; or frozen
+            encoders.
     """
+    refuse_frozen(study)
     if not 2 <= len(study.granularities) <= _MOST_GRANULARITIES:
         raise StudyError(
             f"Expected 2 to {_MOST_GRANULARITIES} granularities to try all subsets of, found "
             f"{len(study.granularities)} in '{study.name}'."
         )
-    results: list[MissingResult] = []
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        pending = {pool.submit(run_seed, study, sites, seed=seed): seed for seed in seeds}
-        for future in as_completed(pending):
-            results += future.result()
-            on_done(f"seed {pending[future]}")
-    return sorted(results, key=lambda r: (r.seed, METHODS.index(r.method)))
+    work = {f"seed {seed}": partial(run_seed, study, sites, seed=seed) for seed in seeds}
+    parts = over_seeds(work, jobs=jobs, on_done=on_done).values()
+    return [result for part in parts for result in part]
 
 
 def run_seed(study: Study, sites: Path, *, seed: int) -> list[MissingResult]:
@@ -115,16 +113,9 @@ def run_seed(study: Study, sites: Path, *, seed: int) -> list[MissingResult]:
             metrics=metrics,
         )
         for method, way in ways.items()
-        for subset in subsets_of(study)
+        for subset in subsets_of(list(study.granularities))[1:]  # of nothing, nobody is predicted
         for scope, metrics in _evaluate(way, hospitals, study, subset)
     ]
-
-
-def subsets_of(study: Study) -> list[Subset]:
-    """All non-empty subsets of the granularities, the small ones first."""
-    names = list(study.granularities)
-    sizes = range(1, len(names) + 1)
-    return list(chain.from_iterable(combinations(names, size) for size in sizes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +149,9 @@ class ZeroFillingModel(PatientModel):
         """The logits of all outcomes side by side, shape (B, W)."""
         present_BG = torch.stack([batch[name]["present_B"] for name in self.encoders], dim=1)
         if self.training and self.granularity_dropout > 0:
-            present_BG = drop_granularities(present_BG, self.granularity_dropout)
+            present_BG = drop_granularities(
+                present_BG, self.granularity_dropout, tuple(self.encoders)
+            )
         filled = {
             name: _zero_where_absent(batch[name], present_BG[:, place])
             for place, name in enumerate(self.encoders)

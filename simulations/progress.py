@@ -67,7 +67,7 @@ class Progress:
         self._num_rounds = event["num_rounds"]
 
     def _on_enrolled(self, event: Event) -> None:
-        patients = str(event["counts"].get("patients", ""))
+        patients = "private" if self._is_private else str(event["counts"].get("patients", ""))
         self._rows[event["site"]] = {"patients": patients, "state": "enrolled"}
 
     def _on_asked(self, event: Event) -> None:
@@ -86,7 +86,7 @@ class Progress:
         row["seconds"] = f"{seconds:.2f}"
         sums = self._sums(event)
         if sums is None:
-            row["metric"] = "not sent"
+            row["metric"] = "–" if self._is_private else "not sent"
             return
         self._total = sums if self._total is None else self._total + sums
         column = self._columns()[0]
@@ -113,6 +113,10 @@ class Progress:
             return None
         return by_outcome.get(next(iter(self._study.outcomes)))
 
+    @property
+    def _is_private(self) -> bool:
+        return self._study is not None and self._study.privacy.mode == "patient"
+
     def _metrics(self, sums: EvaluationSums | None) -> Metrics:
         """The metrics of the first outcome; none before there are statistics."""
         if self._study is None or sums is None:
@@ -125,12 +129,15 @@ class Progress:
 
     def _summary(self) -> str:
         """The present round as far as it has come, pooled over the sites that have answered."""
+        answered = f"round {self._round}/{self._num_rounds}: {self._num_answers} sites"
+        if self._total is None and self._is_private:
+            return answered
         metrics = self._metrics(self._total)
         shown = dict.fromkeys((*self._columns()[:2], "loss"))
         numbers = ", ".join(
             f"{title_of(name)} {number_of(name, metrics.get(name))}" for name in shown
         )
-        return f"round {self._round}/{self._num_rounds}: {self._num_answers} sites, {numbers}"
+        return f"{answered}, {numbers}"
 
     def table(self) -> Table:
         """Each site and its state in the present round."""
@@ -153,7 +160,27 @@ class Progress:
 
 
 def results_tables(results: dict[str, Any]) -> Iterator[Table]:
-    """Every hospital's result after the last round, a table for each outcome, for the terminal."""
+    """Every hospital's result after the last round, a table for each outcome, for the terminal.
+
+    Of a private run, last, what it has cost.
+    """
+    yield from _outcome_tables(results)
+    privacy = results["privacy"]
+    if privacy["mode"] == "none":
+        return
+    title = f"privacy of each {privacy['unit']} ({privacy['adjacency']}): what this run has cost"
+    table = Table(title=title, title_justify="left")
+    for column in ("site", "epsilon", "delta"):
+        table.add_column(column, justify="left" if column == "site" else "right")
+    everyone = {"every site": {"epsilon": privacy["epsilon"], "delta": privacy["delta"]}}
+    for who, spent in sorted(privacy.get("sites", everyone).items()):
+        epsilon, delta = spent["epsilon"], spent["delta"]
+        cells = ("not told", "") if epsilon is None else (f"{epsilon:.3f}", f"{delta:g}")
+        table.add_row(who, *cells)
+    yield table
+
+
+def _outcome_tables(results: dict[str, Any]) -> Iterator[Table]:
     if not results["rounds"]:
         return
     last = results["rounds"][-1]

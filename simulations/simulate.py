@@ -10,7 +10,9 @@ from flwr.app import ArrayRecord, MetricRecord
 
 from client.site import Site
 from common.errors import CohortError, DataError, SiteConfigError
+from common.privacy.mechanisms import NoiseSource
 from common.run_folder import site_folders
+from common.seeds import seed_of
 from common.study import Study
 from server.app import Run, execute
 from server.journal import Listener
@@ -90,6 +92,7 @@ def simulate(
         resume=simulation.resume,
         durable=simulation.durable,
         init_from=simulation.init_from,
+        noise=_server_noise(simulation),
     )
     sites = open_sites(simulation, oracle)
     names = [site.name for site in sites.values()]
@@ -117,5 +120,17 @@ def simulate(
         }
         return MetricRecord(known) if known else None
 
-    execute(run, InProcessGrid(sites), listeners=listeners, oracle=evaluate)
+    try:
+        execute(run, InProcessGrid(sites), listeners=listeners, oracle=evaluate)
+    finally:
+        for site in sites.values():
+            site.close()
     return simulation.out / "report.md"
+
+
+def _server_noise(simulation: Simulation) -> NoiseSource:
+    """Noise that follows from the study's seed, other noise after a resume: it protects nobody."""
+    journal = simulation.out / "journal.jsonl"
+    num_bytes = journal.stat().st_size if simulation.resume and journal.is_file() else 0
+    seed = simulation.study.training.seed
+    return NoiseSource.seeded(seed_of(seed, "coordinator", num_bytes, "noise"))

@@ -20,7 +20,8 @@ from client.sources.source import GranularityArrays, Reader, Source, places_of
 from client.sources.table_chunks import column_names
 from client.sources.tables import read_table
 from client.sources.vcf import read_vcf
-from common.granularities import MarkersGranularity, NumericFeature
+from common.features import NumericFeature
+from common.granularities import MarkersGranularity
 
 _VCF, _PLINK = (".vcf", ".vcf.gz"), (".bed",)
 
@@ -114,9 +115,9 @@ def _from_genotypes(
             genotypes = read_plink(path, granularity.markers, patients)
         else:
             genotypes = read_vcf(path, granularity.markers, patients)
-    except BrokenFileError:
+    except BrokenFileError as fault:
         expected = "whole .bed, .bim and .fam files of one another" if is_plink else "a whole VCF"
-        return None, [broken_file(where, expected)]
+        return None, [broken_file(where, expected, fault)]
     except ImportError:
         action = "Install it on this computer: pip install 'wardround[genomics]'."
         return None, [error(where, "the library bed-reader", "none", action)]

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from client.findings import Finding, error, warning
-from common.granularities import NumericFeature
+from common.features import NumericFeature
 
 Floats = NDArray[np.float64]
 

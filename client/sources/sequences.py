@@ -67,8 +67,8 @@ def read_sequences(
     try:
         for piece in pieces_of(source.path):
             reading.take(piece)
-    except BrokenFileError:
-        return reading.arrays(), [broken_file(where, "a whole FASTA file")]
+    except BrokenFileError as fault:
+        return reading.arrays(), [broken_file(where, "a whole FASTA file", fault)]
     reading.finish_record()
     return reading.arrays(), reading.findings(where)
 

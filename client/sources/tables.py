@@ -24,7 +24,8 @@ from client.sources.numbers import (
 )
 from client.sources.source import GranularityArrays, Reader, Source, places_of
 from client.sources.table_chunks import TABLE_SUFFIXES, column_names, read_table_chunks
-from common.granularities import CategoricalFeature, NumericFeature, TabularGranularity
+from common.features import CategoricalFeature, NumericFeature
+from common.granularities import TabularGranularity
 
 
 def read_table(

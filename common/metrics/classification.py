@@ -193,10 +193,11 @@ def ranking(positives_S: Floats, negatives_S: Floats) -> tuple[float, float, flo
     """AUROC, average precision and the error bound of the AUROC, from two histograms.
 
     Within a bin the order is unknown; ties count half (Mann–Whitney), so the AUROC is off by at
-    most half of the pairs that share a bin.
+    most half of the pairs that share a bin. Counts may carry noise, and be negative: the AUROC has
+    then as much of it, may leave [0, 1], and the bound is none.
     """
     num_positives, num_negatives = positives_S.sum(), negatives_S.sum()
-    if num_positives == 0 or num_negatives == 0:
+    if num_positives <= 0 or num_negatives <= 0:
         return nan, nan, nan
     pairs = num_positives * num_negatives
     below_S = np.cumsum(negatives_S) - negatives_S
@@ -205,6 +206,8 @@ def ranking(positives_S: Floats, negatives_S: Floats) -> tuple[float, float, flo
     found_S = np.cumsum(positives_S[::-1])
     flagged_S = found_S + np.cumsum(negatives_S[::-1])
     precision_S = np.divide(found_S, flagged_S, out=np.zeros_like(found_S), where=flagged_S > 0)
+    # Of counts that carry noise, a part may be more than the whole.
+    precision_S = np.clip(precision_S, 0.0, 1.0)
     auprc = float(precision_S @ positives_S[::-1]) / num_positives
     return auroc, auprc, 0.5 * tied / pairs
 

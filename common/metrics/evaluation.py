@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from common.metrics.classification import ClassStatistics
+from common.metrics.noised import NoisedStatistics
+from common.metrics.noised_outcomes import NoisedClasses, NoisedRegression, NoisedSurvival
 from common.metrics.regression import RegressionStatistics
 from common.metrics.statistics import EvaluationSums, Statistics
 from common.metrics.survival import SurvivalStatistics
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
+from common.privacy.sections import PatientPrivacy
 from common.study import Study
 
 # Seconds of work at the site by phase: sent beside the statistics, and not merged.
@@ -22,11 +25,44 @@ Flat = Mapping[str, Sequence[float]]
 
 
 def statistics_of(study: Study) -> dict[str, Statistics]:
-    """The statistics of each outcome, by its name."""
+    """The statistics of each outcome, by its name; noised ones where patients are protected."""
+    if isinstance(study.privacy, PatientPrivacy):
+        return dict(noised_statistics_of(study))
     return {
         name: _of_outcome(outcome, study.evaluation.score_bins)
         for name, outcome in study.outcomes.items()
     }
+
+
+def noised_statistics_of(study: Study) -> dict[str, NoisedStatistics]:
+    """The statistics that the one evaluation of a private study releases, by outcome.
+
+    Raises:
+        ValueError: the study does not protect its patients.
+    """
+    if not isinstance(study.privacy, PatientPrivacy):
+        raise ValueError(f"expected privacy.mode = 'patient', found '{study.privacy.mode}'")
+    num_bins = study.privacy.evaluation_bins
+    return {name: _noised(outcome, num_bins) for name, outcome in study.outcomes.items()}
+
+
+def _noised(outcome: AnyOutcome, num_bins: int) -> NoisedStatistics:
+    if isinstance(outcome, ClassOutcome):
+        # An even number of bins has an edge at .5, where classes are told apart.
+        even = num_bins + num_bins % 2
+        return NoisedClasses(num_classes=len(outcome.classes), score_bins=even)
+    if isinstance(outcome, RegressionOutcome):
+        return NoisedRegression(range=outcome.range)
+    has_likelihood = outcome.loss == "discrete_time"
+    return NoisedSurvival(
+        cut_points=outcome.cut_points, has_likelihood=has_likelihood, num_bins=num_bins
+    )
+
+
+def _models_of(study: Study) -> tuple[str, ...]:
+    """The models that are evaluated: of a private study the shared one alone."""
+    has_own = study.personal.has_model and not isinstance(study.privacy, PatientPrivacy)
+    return ("", PERSONAL) if has_own else ("",)
 
 
 def _of_outcome(outcome: AnyOutcome, score_bins: int) -> Statistics:
@@ -40,10 +76,13 @@ def _of_outcome(outcome: AnyOutcome, score_bins: int) -> Statistics:
 
 
 def declared_sizes(study: Study) -> dict[str, int]:
-    """The name and number of elements of everything that an evaluation may release."""
-    sizes = dict.fromkeys(SECONDS, 1)
-    models = ("", PERSONAL) if study.personal.has_model else ("",)
-    for model in models:
+    """The name and number of elements of everything that an evaluation may release.
+
+    No seconds of a private study: how long a site works depends on its patients.
+    """
+    is_private = isinstance(study.privacy, PatientPrivacy)
+    sizes = {} if is_private else dict.fromkeys(SECONDS, 1)
+    for model in _models_of(study):
         for outcome, statistics in statistics_of(study).items():
             for name, shape in statistics.shapes().items():
                 sizes[_full_name(model, outcome, name)] = prod(shape)
@@ -80,8 +119,9 @@ def from_flat(study: Study, flat: Flat, *, model: str = "") -> dict[str, Evaluat
 
 def groups_of(study: Study) -> list[str]:
     """The prefixes under which the statistics of one outcome and model stand together."""
-    models = ("", PERSONAL) if study.personal.has_model else ("",)
-    return [_full_name(model, outcome, "") for model in models for outcome in study.outcomes]
+    return [
+        _full_name(model, outcome, "") for model in _models_of(study) for outcome in study.outcomes
+    ]
 
 
 def statistic_of(full_name: str) -> str:

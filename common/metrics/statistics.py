@@ -58,10 +58,12 @@ class Statistics(ABC):
     Attributes:
         metric_names: all that `metrics_of` returns, "num_patients" first.
         columns: those of them that tables show, the most telling one first.
+        is_noised: whether statistics carry noise, and may then be negative or fractional.
     """
 
     metric_names: ClassVar[tuple[str, ...]]
     columns: ClassVar[tuple[str, ...]]
+    is_noised: ClassVar[bool] = False
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,8 +93,8 @@ class Statistics(ABC):
         """The sums in `flat`, by name; a policy may have withheld some, but not "num_patients".
 
         Raises:
-            ValueError: "num_patients" is missing, a size differs, a value is negative or not
-                finite, or the statistics cannot all be of the same patients.
+            ValueError: "num_patients" is missing, a size differs, a value is not finite, or is
+                negative and not noised, or the statistics cannot all be of the same patients.
         """
         sums = {}
         for name, shape in self.shapes().items():
@@ -101,8 +103,10 @@ class Statistics(ABC):
             value = np.asarray(tuple(flat[name]), dtype=np.float64)
             if value.size != prod(shape):
                 raise ValueError(f"expected shape {shape} of {name}, found {value.size} elements")
-            if not np.isfinite(value).all() or (value < 0).any():
-                raise ValueError(f"expected finite values of 0 or more in {name}")
+            if not np.isfinite(value).all():
+                raise ValueError(f"expected finite values in {name}")
+            if not self.is_noised and (value < 0).any():
+                raise ValueError(f"expected values of 0 or more in {name}")
             sums[name] = value.reshape(shape)
         if "num_patients" not in sums:
             raise ValueError("expected the statistic num_patients, found none")

@@ -59,7 +59,7 @@ class SurvivalStatistics(Statistics):
         """The sums over the patients whose time is known."""
         survival_BK, outcome = known(predictions_BP, labels)
         time_B, event_B = outcome["time_B"].astype(np.float64), outcome["event_B"]
-        time_bin_B = _time_bins(time_B, self.cut_points)
+        time_bin_B = time_bins(time_B, self.cut_points, TIME_BINS)
         risk_bin_B = _risk_bins(risk_of(survival_BK))
         histograms = np.zeros((2, TIME_BINS, RISK_BINS))
         np.add.at(histograms, ((~event_B).astype(int), time_bin_B, risk_bin_B), 1.0)
@@ -81,7 +81,7 @@ class SurvivalStatistics(Statistics):
         if sums.has(*_HISTOGRAMS):
             events_TR, censored_TR = (sums.sums[name] for name in _HISTOGRAMS)
             values["num_events"] = float(events_TR.sum())
-            values["c_index"], values["c_index_error_bound"] = _binned_c(events_TR, censored_TR)
+            values["c_index"], values["c_index_error_bound"] = binned_c(events_TR, censored_TR)
         return defined(values)
 
     def exact_metrics(self, predictions_BP: Floats, labels: Labels) -> Metrics:
@@ -173,10 +173,13 @@ def _edges(cut_points: tuple[float, ...]) -> NDArray[np.float32]:
     return np.asarray(cut_points, dtype=np.float32)
 
 
-def _time_bins(time_B: Floats, cut_points: tuple[float, ...]) -> NDArray[np.int64]:
-    """The bin of each time, shape (B,); the last cut point itself is not after it."""
+def time_bins(time_B: Floats, cut_points: tuple[float, ...], num_bins: int) -> NDArray[np.int64]:
+    """The bin of each time, shape (B,): equal ones up to the last cut point, one for what is later.
+
+    The last cut point itself is not after it.
+    """
     last = float(_edges(cut_points)[-1])
-    num_within = TIME_BINS - 1
+    num_within = num_bins - 1
     # The minimum comes before the cast, which a huge time would overflow.
     within_B = np.minimum(time_B, last) / last * num_within
     bin_B = np.minimum(within_B.astype(np.int64), num_within - 1)
@@ -193,14 +196,17 @@ def _risk_bins(risk_B: Floats) -> NDArray[np.int64]:
     return bin_B
 
 
-def _binned_c(events_TR: Floats, censored_TR: Floats) -> tuple[float, float]:
-    """The C-index of binned times and risks, and how far it can be from the exact one."""
+def binned_c(events_TR: Floats, censored_TR: Floats) -> tuple[float, float]:
+    """The C-index of binned times and risks, and how far it can be from the exact one.
+
+    Counts may carry noise, which the C-index then has as well; the bound is meant for exact ones.
+    """
     everyone_TR = events_TR + censored_TR
     later_TR = np.cumsum(everyone_TR[::-1], axis=0)[::-1] - everyone_TR
     below_TR = np.cumsum(later_TR, axis=1) - later_TR
     pairs = float((events_TR * later_TR.sum(axis=1, keepdims=True)).sum())
     tied = float((events_TR * later_TR).sum())
-    if pairs == 0:
+    if pairs <= 0:
         return nan, nan
     c_index = float((events_TR * below_TR).sum() + 0.5 * tied) / pairs
     # Two within one bin of time may be comparable, in either order, if one of them has an event.

@@ -10,7 +10,7 @@ Letters of shapes: B patients, N images, H height, W width, T steps, F signals.
 import torch
 from torch import Tensor
 
-from common.granularities import ImageAugmentation, SeriesAugmentation
+from common.augmentation import ImageAugmentation, SeriesAugmentation
 
 
 def vary_images(images_BNHW: Tensor, plan: ImageAugmentation) -> Tensor:

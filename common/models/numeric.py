@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from common.granularities import NumericFeature
+from common.features import NumericFeature
 from common.models.contract import Encoder
 
 

@@ -1,10 +1,10 @@
 """The whole model of a patient: encoders, fusion, head; and its parameters as flat arrays.
 
-Letters of shapes: B patients, T tokens, D width.
+Letters of shapes: B patients, G granularities, T tokens, D width.
 """
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class PatientModel(nn.Module):
             drops: whether granularities are hidden in training, as the study says.
         """
         if drops and self.training and self.granularity_dropout > 0:
-            present_BT = drop_granularities(present_BT, self.granularity_dropout)
+            present_BT = drop_granularities(present_BT, self.granularity_dropout, self.token_owners)
         fused_BD = self.dropout(self.fusion(tokens_BTD, present_BT))
         return torch.cat([head(fused_BD) for head in self.heads.values()], dim=1)
 
@@ -204,8 +204,20 @@ def _pack(named: Mapping[str, Tensor]) -> Arrays:
     return Arrays.pack({name: value.cpu().numpy() for name, value in named.items()})
 
 
-def drop_granularities(present_BT: Tensor, probability: float) -> Tensor:
-    """`present_BT` with some granularities hidden at random, and never all of a patient's."""
-    keep_BT = present_BT & (torch.rand(present_BT.shape, device=present_BT.device) >= probability)
+def drop_granularities(
+    present_BT: Tensor, probability: float, token_owners: Sequence[str]
+) -> Tensor:
+    """`present_BT` with some granularities hidden at random, and never all of a patient's.
+
+    Guarantees:
+        - All tokens of a granularity are hidden, or none.
+
+    Args:
+        token_owners: the granularity of each token.
+    """
+    place_of = {name: place for place, name in enumerate(dict.fromkeys(token_owners))}
+    shape_BG = (len(present_BT), len(place_of))
+    kept_BG = torch.rand(shape_BG, device=present_BT.device) >= probability
+    keep_BT = present_BT & kept_BG[:, [place_of[name] for name in token_owners]]
     has_any_B1 = keep_BT.any(dim=1, keepdim=True)
     return torch.where(has_any_B1, keep_BT, present_BT)

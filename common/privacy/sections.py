@@ -52,6 +52,10 @@ class PatientPrivacy(Section):
     spare_rounds: Annotated[int, Field(strict=True, ge=0, le=1000)] = 1
     enrolment: dict[SiteName, Count] = Field(default_factory=dict)
 
+    def weight_of(self, site: str) -> int:
+        """The public weight of a site's updates."""
+        return self.enrolment.get(site, 1)
+
     @model_validator(mode="after")
     def _one_measure_of_noise(self) -> Self:
         _check_one_measure(self.epsilon, self.noise_multiplier)

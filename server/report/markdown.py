@@ -6,14 +6,19 @@ from typing import Any
 from common.metrics.classification import ClassStatistics
 from common.metrics.regression import RegressionStatistics
 from common.metrics.survival import SurvivalStatistics
+from server.report.privacy import privacy_section
 
 _MOST_ROUNDS = 20
+_NOISED = (
+    "Each number carries noise for privacy; ± is the standard deviation of what the noise alone "
+    "does to it. How few patients there are, and the width of the bins, come on top."
+)
 
 
 def report_of(results: dict[str, Any]) -> str:
     """The report of a run, whole or unfinished."""
     parts = [_heading(results), _last_round(results), _training(results), _course(results)]
-    parts.append(_absences(results))
+    parts += [privacy_section(results), _absences(results)]
     return "\n\n".join(part for part in [*parts, _cost(results)] if part) + "\n"
 
 
@@ -42,6 +47,11 @@ def _last_round(results: dict[str, Any]) -> str:
     if not rounds:
         return "No site has answered a round yet."
     last = rounds[-1]
+    if _is_private(results) and not any(last["sites"].values()):
+        return (
+            "A private run is evaluated once, after its last round: every evaluation costs privacy."
+            " No evaluation has come yet."
+        )
     enrolled = sorted(results["sites"])
     parts = [
         _outcome(f"After round {last['round']}: {name}", name, results, last, enrolled)
@@ -65,6 +75,8 @@ def _outcome(
     """The table of one outcome: held-out patients of every site, and all of them pooled."""
     parts = [evaluated["pooled"][name], *((m or {}).get(name) for m in evaluated["sites"].values())]
     columns = with_values(columns_of(results["outcomes"][name]), parts)
+    if _is_private(results):
+        columns = tuple(c for c in columns if any(m and m.get(c) is not None for m in parts))
     unit = results["units"].get(name, "")
     titles = " | ".join(title_of(column, unit) for column in columns)
     lines = [f"## {title}, held-out patients", ""]
@@ -78,6 +90,8 @@ def _outcome(
         bound = pooled.get(f"{bounded}_error_bound")
         if bound is not None:
             lines += ["", f"Pooled {title_of(bounded)} from histograms, exact to ±{bound:.4f}."]
+    if _is_private(results):
+        lines += ["", _NOISED]
     oracle = evaluated.get("oracle")
     if oracle is not None:
         exact = ", ".join(f"{title_of(k)} {number_of(k, oracle[name].get(k))}" for k in columns)
@@ -90,6 +104,8 @@ def _training(results: dict[str, Any]) -> str:
     sites = sorted(results["sites"].items())
     if not sites:
         return ""
+    if _is_private(results):
+        return _offers(results)
     names = list(sites[0][1]["training_patients"])
     lines = ["## Training patients, by granularity", "", f"| site | {' | '.join(names)} |"]
     lines.append("|---|" + "---:|" * len(names))
@@ -99,23 +115,42 @@ def _training(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _offers(results: dict[str, Any]) -> str:
+    """Who has what: how many patients they have is nobody's business in a private study."""
+    sites = sorted(results["sites"].items())
+    offered = dict.fromkeys(name for _, site in sites for name in site["offers"])
+    # Granularities first, as a study names them.
+    names = sorted(offered, key=lambda name: name in results["outcomes"])
+    lines = ["## What each hospital has", "", f"| site | {' | '.join(names)} |"]
+    lines.append("|---|" + ":---:|" * len(names))
+    for site, enrolled in sites:
+        cells = " | ".join("yes" if name in enrolled["offers"] else "–" for name in names)
+        lines.append(f"| {site} | {cells} |")
+    return "\n".join(lines)
+
+
 def _course(results: dict[str, Any]) -> str:
-    rounds = results["rounds"]
+    """The first outcome round by round; of a private run as the oracle saw it, if there was one."""
+    name, kind = next(iter(results["outcomes"].items()))
+    rounds, source = results["rounds"], "pooled"
+    if _is_private(results):
+        rounds = [entry | {"pooled": entry["oracle"]} for entry in rounds if entry["oracle"]]
+        source = "oracle (from pooled predictions, in simulation only)"
     if len(rounds) < 2:
         return ""
-    name, kind = next(iter(results["outcomes"].items()))
     # Loss, which training lowers, comes first; a kind of outcome may list it among its columns.
     columns = tuple(dict.fromkeys(("loss", *columns_of(kind)[:3])))
     columns = with_values(columns, [entry["pooled"][name] for entry in rounds])
     unit = results["units"].get(name, "")
     titles = " | ".join(title_of(column, unit) for column in columns)
-    lines = [f"## Round by round: {name}, pooled", "", f"| round | sites | {titles} |"]
+    lines = [f"## Round by round: {name}, {source}", "", f"| round | sites | {titles} |"]
     lines.append("|---:|---:|" + "---:|" * len(columns))
     # A long run is shown at about twenty of its rounds; all of them are in results.json.
     every = -(-len(rounds) // _MOST_ROUNDS)
     for entry in [*rounds[:-1:every], rounds[-1]]:
         pooled = entry["pooled"][name]
-        num_sites = sum(metrics is not None for metrics in entry["sites"].values())
+        has_sent = [_is_private(results) or m is not None for m in entry["sites"].values()]
+        num_sites = sum(has_sent)
         numbers = " | ".join(number_of(c, pooled[c]) for c in columns)
         lines.append(f"| {entry['round']} | {num_sites} | {numbers} |")
     return "\n".join(lines)
@@ -136,10 +171,15 @@ def _absences(results: dict[str, Any]) -> str:
 
 def _cost(results: dict[str, Any]) -> str:
     seconds, sent = results["seconds"], results["bytes"]
+    at_sites = "not told how long at the sites, "
+    if not _is_private(results):
+        at_sites = (
+            f"{seconds['site_training']:.2f} s training and "
+            f"{seconds['site_evaluation']:.2f} s evaluation at the sites, "
+        )
     return (
         "## Cost\n\n"
-        f"{seconds['rounds']:.2f} s in rounds: {seconds['site_training']:.2f} s training and "
-        f"{seconds['site_evaluation']:.2f} s evaluation at the sites, "
+        f"{seconds['rounds']:.2f} s in rounds: {at_sites}"
         f"{seconds['aggregation']:.2f} s aggregation, {seconds['checkpoints']:.2f} s checkpoints. "
         f"Sent {sent['down']:,} bytes to the sites and {sent['up']:,} back."
     )
@@ -147,9 +187,23 @@ def _cost(results: dict[str, Any]) -> str:
 
 def _row(site: str, metrics: dict[str, float | None] | None, columns: tuple[str, ...]) -> str:
     if metrics is None or not metrics["num_patients"]:
-        return f"| {site} | not sent |" + " – |" * len(columns)
-    numbers = " | ".join(number_of(name, metrics[name]) for name in columns)
-    return f"| {site} | {metrics['num_patients']:.0f} | {numbers} |"
+        is_noised = metrics is not None and "num_patients_noise_sd" in metrics
+        reason = "lost in the noise" if is_noised else "not sent"
+        return f"| {site} | {reason} |" + " – |" * len(columns)
+    cells = " | ".join(_with_noise(name, metrics) for name in ("num_patients", *columns))
+    return f"| {site} | {cells} |"
+
+
+def _with_noise(name: str, metrics: Mapping[str, float | None]) -> str:
+    """A metric, and how far noise moves it where it carries some: "0.812 ± 0.031"."""
+    sd = metrics.get(f"{name}_noise_sd")
+    value = number_of(name, metrics[name])
+    return value if sd is None else f"{value} ± {number_of(name, sd)}"
+
+
+def _is_private(results: dict[str, Any]) -> bool:
+    """Whether patients are protected, so that no site tells anything exact."""
+    return bool(results["privacy"]["mode"] == "patient")
 
 
 def columns_of(kind: str) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ from common.metrics.evaluation import PERSONAL, SECONDS, from_flat, statistics_o
 from common.metrics.statistics import Metrics
 from common.models.patient_model import SHARED
 from common.outcomes import ClassOutcome
+from common.privacy.sections import PatientPrivacy, SitePrivacy
 from common.study import Study
 from server.journal import Event
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def results_of(journal: Iterable[Event]) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "ended_at": events[-1]["at"],
         "num_rounds": run["num_rounds"],
         "resumed_at_rounds": [e["round"] for e in by_kind.get("run_resumed", [])],
-        "sites": {site: {"training_patients": counts} for site, counts in enrolled.items()},
+        "sites": {site: _site(counts, study) for site, counts in enrolled.items()},
+        "privacy": _privacy(by_kind, study),
         "transferred": [
             {
                 "taken": [_owner(name) for name in e["taken"]],
@@ -68,6 +70,49 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "bytes": _bytes(by_kind),
         "seconds": _seconds(by_kind),
     }
+
+
+def _site(counts: dict[str, int], study: Study) -> dict[str, Any]:
+    """How many training patients a site has; of a private study only what it has at all."""
+    if not isinstance(study.privacy, PatientPrivacy):
+        return {"training_patients": counts}
+    names = (*study.granularities, *study.outcomes)
+    return {"training_patients": None, "offers": [name for name in names if counts.get(name)]}
+
+
+def _privacy(by_kind: dict[str, list[Event]], study: Study) -> dict[str, Any]:
+    """What was promised to whom, and what the run has cost of it so far."""
+    privacy = study.privacy
+    if isinstance(privacy, PatientPrivacy):
+        # Receipts tell what the run has cost once the last evaluation is paid for.
+        costs: dict[str, dict[str, float | None]] = {
+            event["site"]: {"epsilon": None, "delta": None} for event in by_kind.get("enrolled", [])
+        }
+        for event in by_kind.get("reply", []):
+            receipt = event.get("receipt") or {}
+            if receipt.get("epsilon") is not None:
+                costs[event["site"]] = {key: receipt.get(key) for key in ("epsilon", "delta")}
+        return {
+            "mode": "patient",
+            "adjacency": "add or remove one patient",
+            "unit": "patient",
+            "epsilon": privacy.epsilon,
+            "delta": privacy.delta,
+            "moments": study.normalisation.method == "federated",
+            "sites": costs,
+        }
+    if isinstance(privacy, SitePrivacy):
+        rounds = sorted(by_kind.get("site_privacy", []), key=lambda event: event["round"])
+        last = rounds[-1] if rounds else {}
+        return {
+            "mode": "site",
+            "adjacency": "add or remove one site",
+            "unit": "site",
+            "epsilon": last.get("epsilon"),
+            "delta": privacy.delta,
+            "noise_multiplier": last.get("noise_multiplier"),
+        }
+    return {"mode": "none"}
 
 
 def _owner(name: str) -> str:

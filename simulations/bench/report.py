@@ -42,6 +42,35 @@ def engine_table(result: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def private_step_table(result: dict[str, Any]) -> list[Table]:
+    """Time over a plain step by mode, a row for each model and batch size; and memory."""
+    cases = result["cases"]
+    modes = list(dict.fromkeys(case["mode"] for case in cases))
+    times = Table(title="private step / plain step", title_justify="left")
+    for title in ("model", "parameters", "batch", "plain, ms", *modes):
+        times.add_column(title, justify="right")
+    for model, batch in dict.fromkeys((case["model"], case["batch"]) for case in cases):
+        rows = {c["mode"]: c for c in cases if (c["model"], c["batch"]) == (model, batch)}
+        first = next(iter(rows.values()))
+        ratios = [rows[mode]["over_plain"] if mode in rows else None for mode in modes]
+        facts = (model, str(first["num_parameters"]), str(batch), f"{first['plain_ms']:.1f}")
+        times.add_row(*facts, *("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios))
+    memory = result["memory"]
+    size = Table(title=f"memory, {memory['batch']} patients", title_justify="left")
+    for title in ("of", "plain, MB", "ours, MB", "ours / plain"):
+        size.add_column(title, justify="right")
+    for kind, infix in (("the process", ""), ("the steps", "_step")):
+        plain, ours = (memory[f"{mode}{infix}_bytes"] for mode in ("plain", "ours"))
+        size.add_row(kind, f"{plain / 1e6:.0f}", f"{ours / 1e6:.0f}", f"{ours / plain:.2f}")
+    why = Table(title="– because", title_justify="left")
+    for title in ("mode", "model", "reason"):
+        why.add_column(title)
+    reasons = dict.fromkeys((c["mode"], c["model"], c["why_not"]) for c in cases if c["why_not"])
+    for reason in reasons:
+        why.add_row(*reason)
+    return [times, size, *([why] if reasons else [])]
+
+
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from common.granularities import NumericFeature, SeriesGranularity
+from common.features import NumericFeature
+from common.granularities import SeriesGranularity
 from simulations.rendering.scene import Floats, Rendering, Scene
 
 # Parts of a signal's range.

@@ -6,7 +6,8 @@ Letters of shapes: B patients, K summaries, C categories.
 import numpy as np
 import pandas as pd
 
-from common.granularities import CategoricalFeature, NumericFeature, TabularGranularity
+from common.features import CategoricalFeature, NumericFeature
+from common.granularities import TabularGranularity
 from simulations.rendering.scene import Floats, Rendering, Scene
 
 

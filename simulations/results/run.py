@@ -6,12 +6,10 @@ interrupted command goes on where it stopped, and a changed study, data set or c
 
 import hashlib
 import math
-import multiprocessing
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,11 +25,11 @@ from common.run_folder import site_folders
 from common.study import Study
 from common.study_file import override
 from simulations.bench.plain_loop import PlainSite, read_sites
+from simulations.over_seeds import over_seeds
 from simulations.results.held_out import HeldOut, load, save
 from simulations.results.methods import Method, Opened
 from simulations.results.page import Page, Split
 
-_PROGRESS_S = 1.0
 _SIMULATIONS = Path(__file__).parent.parent
 _CODE = ("datasets/*.py", "bench/plain_loop.py", "arms.py", "logistic.py", "results/methods.py")
 
@@ -88,32 +86,49 @@ def make_parts(
         }
         for split in splits
     }
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
-    try:
-        on_progress(0, len(folds), "folds imported")
-        for future in [pool.submit(_import, page.importer, source, f) for f in sites.values()]:
-            future.result()
-        pending = {
-            pool.submit(
-                make_split, some, override(study, training__seed=split.seed), folder, source
-            ): split
-            for split in splits
-            for folder in [sites[split.fold]]
-            for some in _chunks(paths[split], math.ceil(jobs / len(splits)))
-        }
-        _watch(pending, [path for by in paths.values() for path in by.values()], on_progress)
-    finally:
-        # After an interruption nobody waits for what has not begun.
-        pool.shutdown(cancel_futures=True)
+    on_progress(0, len(folds), "folds imported")
+    imports = {f"fold {n}": partial(_import, page.importer, source, f) for n, f in sites.items()}
+    over_seeds(imports, jobs=jobs)
+    pieces = _pieces(paths, study, sites, source, jobs)
+    files = [path for by in paths.values() for path in by.values()]
+
+    def tell() -> None:
+        on_progress(sum(file.is_file() for file in files), len(files), "parts finished")
+
+    work = {name: make for name, (_, make) in pieces.items()}
     failures = [
-        Failure(method=name, split=split, reason=reason)
-        for future, split in pending.items()
-        for name, reason in future.result().items()
+        Failure(method=method, split=pieces[name][0], reason=reason)
+        for name, reasons in over_seeds(work, jobs=jobs, on_wait=tell).items()
+        for method, reason in reasons.items()
     ]
     held = {
         split: [load(path) for path in by.values() if path.is_file()] for split, by in paths.items()
     }
     return Parts(held=held, failures=failures, sites=sites)
+
+
+def _pieces(
+    paths: Mapping[Split, Mapping[Method, Path]],
+    study: Study,
+    sites: Mapping[int, Path],
+    source: Path,
+    jobs: int,
+) -> dict[str, tuple[Split, Callable[[], dict[str, str]]]]:
+    """By name, pieces of work for each split: as many as make use of all processes."""
+    return {
+        f"fold {split.fold}, seed {split.seed}, piece {number}": (
+            split,
+            partial(
+                make_split,
+                some,
+                override(study, training__seed=split.seed),
+                sites[split.fold],
+                source,
+            ),
+        )
+        for split, by_method in paths.items()
+        for number, some in enumerate(_chunks(by_method, math.ceil(jobs / len(paths))))
+    }
 
 
 def make_split(
@@ -187,23 +202,6 @@ def _chunks(paths: Mapping[Method, Path], num_chunks: int) -> list[dict[Method, 
     missing = [(method, path) for method, path in paths.items() if not path.is_file()]
     chunks = [dict(missing[start::num_chunks]) for start in range(num_chunks)]
     return [chunk for chunk in chunks if chunk]
-
-
-def _watch(
-    futures: Collection[Future[Any]],
-    paths: Sequence[Path],
-    on_progress: Callable[[int, int, str], None],
-) -> None:
-    """Waits for all of them and tells how many parts there are; what one raises is raised."""
-    pending = set(futures)
-    while True:
-        num_finished = sum(path.is_file() for path in paths)
-        on_progress(num_finished, len(paths), "parts finished")
-        if not pending:
-            return
-        done, pending = wait(pending, timeout=_PROGRESS_S, return_when=FIRST_COMPLETED)
-        for future in done:
-            future.result()
 
 
 def _import(importer: Callable[[Path, Path, int], object], source: Path, folder: Path) -> None:

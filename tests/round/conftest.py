@@ -109,11 +109,16 @@ def federate(study: Study, hospitals: Path, tmp_path_factory: pytest.TempPathFac
     ) -> Federation:
         folder = out or tmp_path_factory.mktemp("run") / "out"
         simulation = Simulation(study=study, sites=sites, out=folder, left_out=frozenset(left_out))
-        opened: dict[str, Any] = dict(open_sites(simulation))
+        real = open_sites(simulation)
+        opened: dict[str, Any] = dict(real)
         for name, twist in (twists or {}).items():
             opened[name] = Double(opened[name], twist)
         plan = Run(study=study, folder=folder, engine="in-process", durable=False, resume=resume)
-        execute(plan, grid(opened), listeners=listeners)
+        try:
+            execute(plan, grid(opened), listeners=listeners)
+        finally:
+            for site in real.values():
+                site.close()
         return Federation(folder=folder)
 
     return run

@@ -23,7 +23,6 @@ from simulations.missing import (
     _hide_others,
     run_missing,
     run_seed,
-    subsets_of,
 )
 from simulations.missing_report import to_csv, to_markdown
 from simulations.oracle import mean_of_sites
@@ -47,17 +46,14 @@ def sites(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_all_subsets_but_the_empty_one_are_tried(study: Study) -> None:
-    assert subsets_of(study) == [("labs",), ("lifestyle",), ("labs", "lifestyle")]
-
-
-def test_every_method_is_judged_on_the_same_patients(study: Study, sites: Path) -> None:
+def test_all_subsets_but_the_empty_one_are_tried_on_the_same_patients(
+    study: Study, sites: Path
+) -> None:
+    subsets = [("labs",), ("lifestyle",), ("labs", "lifestyle")]
     results = run_seed(study, sites, seed=0)
-    assert {(r.method, r.subset) for r in results} == {
-        (m, s) for m in METHODS for s in subsets_of(study)
-    }
+    assert {(r.method, r.subset) for r in results} == {(m, s) for m in METHODS for s in subsets}
     held_out = [site.cohort.test for site in read_sites(study, sites)]
-    for subset in subsets_of(study):
+    for subset in subsets:
         have_all = sum(
             int(np.all([c.arrays[g]["present_B"] for g in subset], axis=0).sum()) for c in held_out
         )
@@ -187,3 +183,9 @@ def test_one_granularity_has_no_subsets_to_try(study: Study, sites: Path) -> Non
     alone = without_granularity(study, "lifestyle")
     with pytest.raises(StudyError, match="found 1"):
         run_missing(alone, sites, seeds=[0], jobs=1)
+
+
+def test_frozen_encoders_are_refused_because_nothing_brings_them(study: Study, sites: Path) -> None:
+    frozen = override(study, model__frozen=("labs",))
+    with pytest.raises(StudyError, match=r"model\.frozen = labs"):
+        run_missing(frozen, sites, seeds=[0], jobs=1)

@@ -11,7 +11,38 @@ from PIL import Image, PngImagePlugin
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from client.sources.dicom import FrameDecoder
+from client.sources.frames import Frame
+from client.sources.image_files import read_frames
+from common.granularities import ImagesGranularity
+
 CANARY = "CANARYSMITH"
+COMPRESSED = {
+    "JPEG": "1.2.840.10008.1.2.4.50",
+    "lossless JPEG": "1.2.840.10008.1.2.4.70",
+    "JPEG-LS": "1.2.840.10008.1.2.4.80",
+    "JPEG 2000": "1.2.840.10008.1.2.4.90",
+    "RLE": "1.2.840.10008.1.2.5",
+}
+
+
+def images_granularity(**keys: object) -> ImagesGranularity:
+    """A granularity of small images of which half may be unusable."""
+    base = {"kind": "images", "size": (8, 8), "channels": (2, 4), "max_unusable_fraction": 0.5}
+    return ImagesGranularity.model_validate(base | keys)
+
+
+def frames_of(path: Path, content: bytes, limit: int = 1) -> list[Frame]:
+    """The pictures read from a file with this content."""
+    path.write_bytes(content)
+    with FrameDecoder() as decoder:
+        return list(read_frames(path, limit, decoder))
+
+
+def only_frame(path: Path, content: bytes) -> Frame:
+    """The one picture of a file."""
+    (frame,) = frames_of(path, content, limit=9)
+    return frame
 
 
 def ramp(height: int = 12, width: int = 16, dtype: str = "u1") -> NDArray[Any]:

@@ -9,10 +9,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from client.data import Cohort, concatenate
+from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
 from common.study import Study
 from common.study_file import override, study_from_toml, without_granularity
-from simulations.arms import MEAN, POOLED, ArmResult, run_arms
+from simulations.arms import MEAN, POOLED, ArmResult, run_arms, train_centrally
 from simulations.arms_report import to_csv, to_markdown
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.logistic import logistic_predictions
@@ -277,3 +278,11 @@ def test_own_models_are_an_arm_where_the_study_has_them(
     pooled = {r.arm: r.metrics for r in results if r.scope == POOLED}
     assert pooled["federated, personal"]["num_patients"] == pooled["federated"]["num_patients"]
     assert pooled["federated, personal"]["loss"] != pooled["federated"]["loss"]
+
+
+def test_frozen_encoders_are_refused_because_nothing_brings_them(tmp_path: Path) -> None:
+    frozen = study_of(model={"frozen": ["labs"]})
+    with pytest.raises(StudyError, match=r"model\.frozen = labs"):
+        train_centrally(frozen, cohort_of(np.zeros((1, 2)), np.array([0])), site="a")
+    with pytest.raises(StudyError, match=r"model\.frozen = labs"):
+        run_arms({"all granularities": frozen}, tmp_path, tmp_path, seeds=[0], jobs=1)

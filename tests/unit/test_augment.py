@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.granularities import ImageAugmentation, SeriesAugmentation
+from common.augmentation import ImageAugmentation, SeriesAugmentation
 from common.models.augment import vary_images, vary_series
 from common.models.encoders import build_encoder
 from tests.unit.encoder_cases import granularity_of, patients_of

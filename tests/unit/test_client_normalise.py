@@ -1,5 +1,7 @@
 """A site's moments: worked by hand, of training patients alone, bounded by their number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -60,3 +62,35 @@ def test_an_absent_granularity_has_moments_of_zero(cohort_of, patients, tiny_stu
     named = moments_of(cohort_of(table), tiny_study).unpack()
     assert named["lifestyle.count"].tolist() == [0]
     assert named["lifestyle.sum"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("value", "adds"),
+    [
+        (np.nan, [0, 0, 0]),
+        (np.inf, [0, 0, 0]),
+        (-np.inf, [0, 0, 0]),
+        (3e38, [1, 1, 1]),
+        (-3e38, [1, -1, 1]),
+        (np.nextafter(np.float32(100), np.float32(200)), [1, 1, 1]),
+    ],
+)
+def test_whatever_is_in_a_record_adds_at_most_one(
+    value: float, adds: list[float], cohort_of, patients, tiny_study
+) -> None:
+    cohort = cohort_of(patients(4).assign(split="train"))
+    before = moments_of(cohort, tiny_study).unpack()
+    arrays = {key: array.copy() for key, array in cohort.arrays["labs"].items()}
+    arrays["observed_BF"][0, 0] = False
+    without = replace(cohort, arrays={**cohort.arrays, "labs": dict(arrays)})
+    observed_BF = arrays["observed_BF"].copy()
+    observed_BF[0, 0], arrays["numeric_BF"][0, 0] = True, value
+    spoilt = replace(
+        cohort, arrays={**cohort.arrays, "labs": arrays | {"observed_BF": observed_BF}}
+    )
+    one, other = (moments_of(c, tiny_study).unpack() for c in (spoilt, without))
+    moments = ("count", "sum", "sum_squares")
+    found = [one[f"labs.{k}"][0] - other[f"labs.{k}"][0] for k in moments]
+    assert found == pytest.approx(adds, abs=1e-12)
+    # Every other feature is bit for bit what it was.
+    assert all(one[f"labs.{k}"][1] == before[f"labs.{k}"][1] for k in moments)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from client.contributions import _shapley, _subsets, contributions
+from client.contributions import _shapley, contributions
 from client.evaluation import predict, with_intercepts
 from client.training import Patients
 from common.models.patient_model import PatientModel
 from common.study import Study
+from common.subsets import subsets_of
 from tests.unit.builders import MORE_OUTCOMES, MULTICLASS, patients_of, study_of
 
 
@@ -97,13 +98,13 @@ def test_of_several_classes_the_intercept_decides_which_is_the_predicted_one() -
 
 def test_two_granularities_by_hand() -> None:
     # Alone they add 1 and 2; together 5, so that each gets half of the 2 that neither brings alone.
-    assert _subsets(2) == [(), (0,), (1,), (0, 1)]
-    value_BG = _shapley(np.array([[10.0], [11.0], [12.0], [15.0]]), _subsets(2), 2)
+    subsets = [(), (0,), (1,), (0, 1)]
+    value_BG = _shapley(np.array([[10.0], [11.0], [12.0], [15.0]]), subsets, 2)
     assert value_BG.tolist() == [[2.0, 3.0]]
 
 
 def test_it_is_the_mean_over_all_orders_of_joining() -> None:
-    subsets = _subsets(4)
+    subsets = subsets_of(range(4))
     score_SB = np.random.default_rng(0).normal(size=(len(subsets), 3))
     score_of = {frozenset(s): score_SB[i] for i, s in enumerate(subsets)}
     expected_BG = np.zeros((3, 4))

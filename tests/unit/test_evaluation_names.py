@@ -15,13 +15,16 @@ from common.metrics.evaluation import (
     declared_sizes,
     from_flat,
     groups_of,
+    noised_statistics_of,
     statistic_of,
     statistics_of,
     to_flat,
 )
+from common.metrics.noised_outcomes import NoisedClasses, NoisedRegression, NoisedSurvival
 from common.metrics.regression import RegressionStatistics
 from common.metrics.statistics import EvaluationSums
 from common.metrics.survival import SurvivalStatistics
+from common.privacy.sections import PatientPrivacy
 from common.study import Study
 
 OUTCOMES: dict[str, dict[str, Any]] = {
@@ -197,3 +200,41 @@ def test_the_sizes_are_the_products_of_the_shapes() -> None:
     for outcome, statistics in statistics_of(STUDY).items():
         for name, shape in statistics.shapes().items():
             assert sizes[f"{outcome}.{name}"] == prod(shape)
+
+
+PRIVATE = study_of(
+    {name: o for name, o in OUTCOMES.items() if name != "relapse"}, fine_tune_steps=1
+)
+PRIVATE = PRIVATE.model_copy(
+    update={
+        "privacy": PatientPrivacy(
+            mode="patient", noise_multiplier=1.0, delta=1e-4, evaluation_bins=7
+        )
+    }
+)
+
+
+def test_a_private_study_has_noised_statistics_in_its_own_bins() -> None:
+    assert statistics_of(PRIVATE) == {
+        # Of classes an even number: an edge at .5.
+        "event": NoisedClasses(num_classes=2, score_bins=8),
+        "stage": NoisedClasses(num_classes=3, score_bins=8),
+        "stay": NoisedRegression(range=(0, 60)),
+        "death": NoisedSurvival(cut_points=(30, 90), has_likelihood=True, num_bins=7),
+    }
+    assert all(statistics.is_noised for statistics in statistics_of(PRIVATE).values())
+    assert not any(statistics.is_noised for statistics in statistics_of(STUDY).values())
+
+
+def test_a_private_study_declares_no_seconds_and_nothing_personal() -> None:
+    sizes = declared_sizes(PRIVATE)
+    assert not sizes.keys() & set(SECONDS)
+    assert not [name for name in sizes if name.startswith(PERSONAL)]
+    assert groups_of(PRIVATE) == ["event.", "stage.", "stay.", "death."]
+    zero = to_flat({name: one.zero() for name, one in statistics_of(PRIVATE).items()})
+    assert {name: len(values) for name, values in zero.items()} == sizes
+
+
+def test_a_study_without_privacy_has_no_noised_statistics() -> None:
+    with pytest.raises(ValueError, match="found 'none'"):
+        noised_statistics_of(STUDY)

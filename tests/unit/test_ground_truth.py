@@ -11,7 +11,7 @@ from common.study import Study
 from common.study_file import load_study
 from simulations.cohort import SiteEffects, simulate_site
 from simulations.disease import DiseaseProcess
-from simulations.ground_truth import best_scores, expected_auroc, score_table, subsets_of
+from simulations.ground_truth import best_scores, expected_auroc, score_table, scored_subsets
 from simulations.processes import interaction_process, process_of, severity_process
 
 LARGE = SiteEffects(name="large", num_patients=6000, granularity_missing=0.0, cell_missing=0.0)
@@ -207,10 +207,10 @@ def test_a_treatment_needs_a_regression_around_zero() -> None:
 
 def test_of_many_granularities_only_the_subsets_that_say_most_are_scored() -> None:
     names = [f"g{i}" for i in range(8)]
-    subsets = subsets_of(names)
+    subsets = scored_subsets(names)
     assert [len(s) for s in subsets] == [1] * 8 + [7] * 8 + [8]
     assert len(set(subsets)) == 17
-    assert len(set(subsets_of(names[:6]))) == 63
+    assert len(set(scored_subsets(names[:6]))) == 63
 
 
 def test_the_table_of_scores_is_by_outcome_and_by_granularities(tiny_study) -> None:

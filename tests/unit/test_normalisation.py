@@ -115,3 +115,95 @@ def test_buffers_are_those_of_the_model() -> None:
 def test_no_sites_have_no_moments() -> None:
     with pytest.raises(ValueError, match="one site or more, found none"):
         add_moments([])
+
+
+PRIVATE = study_of(privacy={"mode": "patient", "noise_multiplier": 1.0, "delta": 1e-4})
+
+
+def _noised_fit(moments: Arrays, noise_variance: float) -> tuple[Floats, Floats]:
+    named = dict(moments.unpack()) | {"noise_variance": np.array([noise_variance])}
+    buffers = normalisation_of(PRIVATE, Arrays.pack(named, dtype=np.float64))
+    return buffers["encoders.labs.location"], buffers["encoders.labs.scale"]
+
+
+def test_moments_of_a_private_study_come_with_the_variance_of_their_noise() -> None:
+    plain, private = moments_manifest(STUDY), moments_manifest(PRIVATE)
+    assert [block.name for block in private[len(plain) :]] == ["noise_variance"]
+    assert private[: len(plain)] == plain
+    zero = Arrays(manifest=private, flat=np.ones(size_of(private)))
+    assert add_moments([zero, zero]).unpack()["noise_variance"].tolist() == [2.0]
+
+
+def test_with_hardly_any_noise_the_fit_is_the_plain_one() -> None:
+    moments = _moments(_labs(np.random.default_rng(1), 500))
+    plain = normalisation_of(STUDY, moments)
+    location_F, scale_F = _noised_fit(moments, 1e-12)
+    np.testing.assert_allclose(location_F, plain["encoders.labs.location"], rtol=1e-9)
+    np.testing.assert_allclose(scale_F, plain["encoders.labs.scale"], rtol=1e-9)
+
+
+@given(st.integers(0, 2**32), st.floats(1e-3, 1e9), st.integers(0, 300))
+def test_whatever_the_noise_locations_are_in_range_and_scales_at_most_half_of_it(
+    seed: int, noise_variance: float, num_patients: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    exact = _moments(_labs(rng, num_patients))
+    noise = rng.normal(0, np.sqrt(noise_variance), exact.flat.size)
+    noisy = Arrays(manifest=exact.manifest, flat=exact.flat + noise)
+    location_F, scale_F = _noised_fit(noisy, noise_variance)
+    assert (location_F >= [0, 1]).all()
+    assert (location_F <= [100, 31]).all()
+    assert (scale_F > 0).all()
+    assert (scale_F <= [50, 15]).all()
+
+
+def test_the_more_noise_the_nearer_to_the_public_range() -> None:
+    rng = np.random.default_rng(3)
+    labs_BF = np.stack([rng.normal(80, 5, 400), rng.normal(6, 1, 400)], axis=1)
+    fits = [_noised_fit(_moments(labs_BF), variance) for variance in (1.0, 1e3, 1e5, 1e7)]
+    for (nearer, narrower), (farther, wider) in zip(fits[1:], fits[:-1], strict=True):
+        assert (np.abs(nearer - [50, 16]) < np.abs(farther - [50, 16])).all()
+        assert (narrower >= wider).all()
+    np.testing.assert_allclose(fits[-1][0], [50, 16], rtol=0.02)
+    np.testing.assert_allclose(fits[-1][1], [50, 15])
+
+
+def test_a_noised_fit_worked_by_hand() -> None:
+    # Age, in half ranges: 100 values of sum 40 and squares 20, noise of variance 25. The mean is
+    # 40 · 100 / (10,000 + 25 / .25) = .396; the variance .2 - .396² = .043 is less than its error,
+    # 5 / 100 = .05, whose root is .2236.
+    named = {block.name: np.zeros(block.shape) for block in moments_manifest(PRIVATE)[:-1]}
+    named |= {"labs.count": np.array([100.0, 0.0]), "labs.sum": np.array([40.0, -9.0])}
+    named["labs.sum_squares"] = np.array([20.0, -7.0])
+    location_F, scale_F = _noised_fit(Arrays.pack(named, dtype=np.float64), 25.0)
+    assert location_F[AGE] == pytest.approx(50 + 50 * 0.39604, abs=1e-3)
+    assert scale_F[AGE] == pytest.approx(50 * 0.22361, abs=1e-3)
+    # Of glucose nobody is there above the noise.
+    assert location_F[GLUCOSE] == pytest.approx(16 - 15 * 9 / 101)
+    assert scale_F[GLUCOSE] == 15
+
+
+@pytest.mark.parametrize(("noise", "size"), [(3, 100), (30, 100), (60, 600), (250, 3000)])
+def test_noised_inputs_of_a_model_stay_small(noise: float, size: int) -> None:
+    sizes = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        mean, deviation = rng.uniform([15, 5.5], [75, 23.5]), rng.uniform([4, 1.2], [20, 6])
+        labs_BF = np.clip(rng.normal(mean, deviation, (size, 2)), [0, 1], [100, 31])
+        exact = _moments(labs_BF)
+        flat = exact.flat + rng.normal(0, noise, exact.flat.size)
+        location_F, scale_F = _noised_fit(Arrays(manifest=exact.manifest, flat=flat), noise**2)
+        sizes.append(np.sqrt((((labs_BF - location_F) / scale_F) ** 2).mean(axis=0)))
+    assert np.quantile(sizes, 0.99) < 2.0
+
+
+def test_without_privacy_the_fit_is_bit_for_bit_what_it_was() -> None:
+    moments = _moments(_labs(np.random.default_rng(5), 50))
+    named = moments.unpack()
+    count, total, squares = (named[f"labs.{k}"] for k in ("count", "sum", "sum_squares"))
+    middle, half = half_ranges(STUDY, "labs")
+    mean = total / np.maximum(count, 1)
+    deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0.0))
+    buffers = normalisation_of(STUDY, moments)
+    assert buffers["encoders.labs.location"].tobytes() == (middle + half * mean).tobytes()
+    assert buffers["encoders.labs.scale"].tobytes() == (half * deviation).tobytes()

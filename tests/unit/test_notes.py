@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.findings import Finding
-from client.sources import table_chunks
+from client.sources import table_cells
 from client.sources.notes import NOTES, absent_notes, token_codes
 from client.sources.source import Identifiers, Source
 from client.sources.vocabulary import vocabulary_of, words_of
@@ -246,7 +246,7 @@ def test_tokens_are_those_of_a_sorted_list_wherever_a_chunk_ends(
         codes = [code[word] for _, _, text in ordered for word in text.split() if word != "."]
         expected.append((codes + [0] * 6)[:6])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table_chunks, "CHUNK_ROWS", size)
+        patch.setattr(table_cells, "CHUNK_ROWS", size)
         arrays, _ = notes(tmp_path_factory.getbasetemp() / "any.csv", content)
     assert arrays["tokens_BT"].tolist() == expected
 

@@ -14,6 +14,8 @@ from tests.unit.builders import evaluation, study_of
 SMALL = study_of(evaluation={"score_bins": 10})
 STUDY = SMALL.model_dump(mode="json")
 
+NONE = {"mode": "none"}
+
 
 @pytest.fixture
 def console() -> Console:
@@ -99,7 +101,7 @@ def test_the_results_table_names_every_hospital_and_all_of_them_together() -> No
     }
     by_outcome = {"event": metrics}
     last = {"round": 3, "sites": {"ada": by_outcome, "bea": None}, "pooled": by_outcome}
-    results = {"rounds": [last], "outcomes": {"event": "binary"}}
+    results = {"rounds": [last], "outcomes": {"event": "binary"}, "privacy": NONE}
     console = Console(file=io.StringIO(), width=100)
     (table,) = results_tables(results)
     console.print(table)
@@ -113,7 +115,8 @@ def test_there_is_a_results_table_for_every_outcome_and_none_without_rounds() ->
     event = dict.fromkeys(("auroc", "auprc", "accuracy", "f1", "calibration_error"))
     pooled = {"event": event | {"num_patients": 0.0}, "stay": stay}
     last = {"round": 3, "sites": {"ada": {"stay": stay}}, "pooled": pooled}
-    results = {"rounds": [last], "outcomes": {"event": "binary", "stay": "regression"}}
+    outcomes = {"event": "binary", "stay": "regression"}
+    results = {"rounds": [last], "outcomes": outcomes, "privacy": NONE}
     console = Console(file=io.StringIO(), width=100)
     for table in results_tables(results):
         console.print(table)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.findings import Finding
-from client.sources import table_chunks
+from client.sources import table_cells
 from client.sources.series import SERIES, absent_series
 from client.sources.source import Identifiers, Source
 from common.granularities import SeriesGranularity
@@ -167,7 +167,7 @@ def test_arrays_and_findings_do_not_depend_on_where_a_chunk_ends(
     )
     whole, findings = vitals(csv, rows)
     for size in (1, 7, 119):
-        monkeypatch.setattr(table_chunks, "CHUNK_ROWS", size)
+        monkeypatch.setattr(table_cells, "CHUNK_ROWS", size)
         arrays, found = vitals(csv, rows)
         assert found == findings
         assert all(np.array_equal(arrays[key], whole[key]) for key in whole)

@@ -12,13 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.sources import table_chunks
-from client.sources.table_chunks import (
-    CHUNK_ROWS,
-    TABLE_SUFFIXES,
-    column_names,
-    read_table_chunks,
-)
+from client.sources import table_cells
+from client.sources.table_cells import CHUNK_ROWS
+from client.sources.table_chunks import TABLE_SUFFIXES, column_names, read_table_chunks
 from client.sources.tables import read_table
 
 
@@ -153,13 +149,13 @@ def test_parquet_is_loaded_by_whoever_has_a_parquet_file_alone() -> None:
 
 
 def test_too_many_columns_are_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_chunks, "MAX_COLUMNS", 3)
+    monkeypatch.setattr(table_cells, "MAX_COLUMNS", 3)
     path = tmp_path / "wide.csv"
     path.write_text("a,b,c,d\n1,2,3,4\n", encoding="utf-8")
     ((chunk, findings),) = read_table_chunks(path)
     assert chunk is None
     assert [f.found for f in findings] == ["4"]
-    assert [f.found for f in table_chunks.column_names(path)[1]] == ["4"]
+    assert [f.found for f in column_names(path)[1]] == ["4"]
 
 
 def test_a_table_that_does_not_fit_into_memory_has_a_finding_of_its_own(

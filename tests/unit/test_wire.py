@@ -17,6 +17,7 @@ from hypothesis import given
 from common import wire
 from common.arrays import Arrays
 from common.errors import MessageError
+from common.receipts import Countersigned, Receipt
 from common.wire import Reply, Task, TaskKind
 from tests.unit.builders import HASH, arrays, replies, tasks
 
@@ -61,6 +62,31 @@ def test_big_endian_arrays_are_sent_as_the_numbers_that_they_are() -> None:
     np.testing.assert_array_equal(received.flat, ARRAYS.flat)
 
 
+@pytest.mark.parametrize("cost", [{}, {"epsilon": 1.5, "delta": 1e-5}])
+def test_a_receipt_survives_the_wire(cost: dict[str, float]) -> None:
+    receipt = Receipt(seq=3, digest="a" * 64, key="b" * 64, signature="c" * 128, **cost)
+    reply = replace(REPLY, receipt=receipt)
+    assert wire.reply_from_records(wire.reply_to_records(reply)).receipt == receipt
+
+
+def test_a_countersigned_head_survives_the_wire() -> None:
+    head = Countersigned(
+        seq=3, digest="a" * 64, site_signature="b" * 128, key="c" * 64, signature="d" * 128
+    )
+    task = replace(TASK, ledger=head)
+    assert wire.task_from_records(wire.task_to_records(task)).ledger == head
+
+
+def test_a_reply_with_a_coordinators_receipt_is_refused() -> None:
+    head = Countersigned(
+        seq=3, digest="a" * 64, site_signature="b" * 128, key="c" * 64, signature="d" * 128
+    )
+    records = wire.reply_to_records(REPLY)
+    records["receipt"] = wire.task_to_records(replace(TASK, ledger=head))["receipt"]
+    with pytest.raises(MessageError, match="signed head"):
+        wire.reply_from_records(records)
+
+
 def test_received_arrays_cannot_be_written_to() -> None:
     received = wire.task_from_records(wire.task_to_records(TASK)).arrays
     assert received is not None
@@ -90,6 +116,12 @@ def _header(**changes: Any) -> ConfigRecord:
     return ConfigRecord({key: value for key, value in header.items() if value is not None})
 
 
+def _receipt(**changes: Any) -> ConfigRecord:
+    honest = {"seq": 3, "digest": "a" * 64, "key": "b" * 64, "signature": "c" * 128}
+    fields = {key: value for key, value in (honest | changes).items() if value is not None}
+    return ConfigRecord(fields)
+
+
 def _manifest(rows: Any) -> ConfigRecord:
     return _header(manifest=json.dumps(rows))
 
@@ -104,8 +136,22 @@ MALFORMED: dict[str, tuple[str, Any]] = {
     "no header": ("header", None),
     "an extra header key": ("header", _header(more="x")),
     "a missing header key": ("header", _header(nonce=None)),
-    "another schema": ("header", _header(schema=2)),
-    "a schema that is text": ("header", _header(schema="1")),
+    "another schema": ("header", _header(schema=1)),
+    "a schema that is text": ("header", _header(schema="2")),
+    "a receipt that holds metrics": ("receipt", MetricRecord({"seq": 1})),
+    "a receipt without a signature": ("receipt", _receipt(signature=None)),
+    "a receipt with one more key": ("receipt", _receipt(more="x")),
+    "a receipt with a text as digest": ("receipt", _receipt(digest="Mrs Miller")),
+    "a receipt with a signature of a wrong length": ("receipt", _receipt(signature="ab")),
+    "a receipt with a negative number": ("receipt", _receipt(seq=-1)),
+    "a receipt with a number that is true": ("receipt", _receipt(seq=True)),
+    "a receipt with an epsilon below 0": ("receipt", _receipt(epsilon=-1.0, delta=1e-4)),
+    "a receipt with an epsilon that is no number": (
+        "receipt",
+        _receipt(epsilon=float("nan"), delta=1e-4),
+    ),
+    "a receipt with an epsilon alone": ("receipt", _receipt(epsilon=1.0)),
+    "a receipt with a delta of 1": ("receipt", _receipt(epsilon=1.0, delta=1.0)),
     "an unknown kind": ("header", _header(kind="attack")),
     "a kind that is a number": ("header", _header(kind=1)),
     "a round below 0": ("header", _header(round=-1)),

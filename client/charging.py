@@ -1,0 +1,219 @@
+"""Paying before working: no task is answered but through here.
+
+`Ledgered` is what a real site has: a task is worked on once, after it is reserved in the ledger,
+and its reply is sealed before it may leave. `Unledgered` is for simulations without privacy, which
+spend nobody's budget.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from math import inf
+
+from client.ledger.entries import Request
+from client.ledger.ledger import Ledger
+from client.prepared import UNLIMITED, Prepared
+from common.errors import Refusal, RefusalCode
+from common.privacy.accounting import epsilon_of
+from common.privacy.events import Charge, Gaussian
+from common.receipts import Receipt
+from common.wire import (
+    Reply,
+    Task,
+    TaskKind,
+    records_from_bytes,
+    records_to_bytes,
+    reply_from_records,
+    reply_to_records,
+)
+
+
+class Charging(ABC):
+    """What stands between a task and the work that it asks for."""
+
+    @abstractmethod
+    def answer(self, task: Task, prepared: Prepared, work: Callable[[], Reply]) -> Reply:
+        """The reply to a task, by `work` or from what was sealed before. Raises `Refusal`."""
+
+    @abstractmethod
+    def sent(self, task: Task, prepared: Prepared) -> None:
+        """Notes that the reply is about to leave."""
+
+    @abstractmethod
+    def refused(self, task: Task, prepared: Prepared | None, code: RefusalCode) -> None:
+        """Notes that a task was refused, whose study may not be known here."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets another process open what is kept."""
+
+
+class Unledgered(Charging):
+    """Nobody is charged: each task is worked on."""
+
+    def answer(self, task: Task, prepared: Prepared, work: Callable[[], Reply]) -> Reply:
+        """What `work` returns."""
+        return work()
+
+    def sent(self, task: Task, prepared: Prepared) -> None:
+        """Nothing."""
+
+    def refused(self, task: Task, prepared: Prepared | None, code: RefusalCode) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Ledgered(Charging):
+    """The ledger behind the door.
+
+    Guarantees:
+        - Nothing is worked on before its charges are in the ledger, and they stay there whatever
+          becomes of the work.
+        - The same task again gets what was sealed for it, and costs nothing; a task that differs in
+          its arrays is refused.
+        - No run is charged more than its plan (rounds, spare rounds, one evaluation), and no data
+          set more than the policy's budget: asked before any work.
+        - A run without privacy is charged once, as what it is: no bound holds after it.
+
+    Args:
+        fingerprint: of the data's files, recorded with every event.
+        source_kind: of the noise, likewise.
+    """
+
+    def __init__(self, ledger: Ledger, *, fingerprint: str, source_kind: str) -> None:
+        self._ledger = ledger
+        self._fingerprint = fingerprint
+        self._source_kind = source_kind
+
+    def answer(self, task: Task, prepared: Prepared, work: Callable[[], Reply]) -> Reply:
+        """The reply to a task, with the signed head of the ledger.
+
+        Raises:
+            Refusal: LEDGER_BEHIND, ROUND_REPEATED or BUDGET_EXCEEDED, before any work; or what
+                `work` raises.
+        """
+        if task.ledger is not None:
+            self._ledger.accept(task.ledger)
+            # Of the two checkpoints that a coordinator may go back to, the older one asks for this.
+            self._ledger.discard_answers(task.run_id, before_round=task.round - 1)
+        request = _request(task, prepared)
+        if prepared.plan.mode == "none":
+            self._note_unprotected(request, prepared)
+            return replace(work(), receipt=self._receipt())
+        sealed = self._ledger.sealed(request)
+        if sealed is None:
+            charges = self._of_these_data(prepared, prepared.plan.charges_of(task.kind))
+            self._check_run(task, charges, prepared)
+            self._check_budget(task, charges, prepared)
+            self._reserve(request, charges)
+            sealed = records_to_bytes(reply_to_records(work()))
+            self._ledger.seal(request, sealed)
+        reply = reply_from_records(records_from_bytes(sealed))
+        cost = self._cost(task, prepared) if task.kind is TaskKind.EVALUATE else None
+        return replace(reply, nonce=task.nonce, receipt=self._receipt(cost))
+
+    def sent(self, task: Task, prepared: Prepared) -> None:
+        """Notes that the reply is about to leave."""
+        if prepared.plan.mode != "none":
+            self._ledger.sent(_request(task, prepared))
+
+    def refused(self, task: Task, prepared: Prepared | None, code: RefusalCode) -> None:
+        """Notes that a task was refused."""
+        self._ledger.refuse(_request(task, prepared), code)
+
+    def close(self) -> None:
+        """Lets others open the ledger."""
+        self._ledger.close()
+
+    def _check_run(self, task: Task, charges: Sequence[Charge], prepared: Prepared) -> None:
+        after = [*self._ledger.charges(task.run_id), *charges]
+        if self._rest(prepared, after) is None:
+            raise Refusal(
+                RefusalCode.BUDGET_EXCEEDED,
+                "Expected a run of as many rounds, spare rounds and evaluations as its plan has, "
+                "found a task beyond them. Start another run.",
+            )
+
+    def _check_budget(self, task: Task, charges: Sequence[Charge], prepared: Prepared) -> None:
+        """Asked for the rest of the run first: what fits as a whole is computed once.
+
+        A site whose budget has no room for the whole run does not enrol.
+        """
+        epsilon, delta = prepared.policy.epsilon_budget, prepared.policy.delta_budget
+        limit = inf if epsilon is None or epsilon >= UNLIMITED else epsilon
+        rest = self._rest(prepared, self._ledger.charges(task.run_id)) or charges
+        fits = not self._ledger.would_exceed(rest, epsilon=limit, delta=delta)
+        if not fits and task.kind is not TaskKind.ENROL:
+            fits = not self._ledger.would_exceed(charges, epsilon=limit, delta=delta)
+        if not fits:
+            raise Refusal(
+                RefusalCode.BUDGET_EXCEEDED,
+                f"Expected these data to cost at most epsilon {limit:g} at delta {delta:g} "
+                "(policy.epsilon_budget), found a task that would exceed it.",
+            )
+
+    def _rest(self, prepared: Prepared, spent: Iterable[Charge]) -> tuple[Charge, ...] | None:
+        """What a run may still do; None where it did more than its plan holds."""
+        left = _counted(prepared.plan.whole())
+        left.subtract(_counted(spent))
+        if any(count < 0 for count in left.values()):
+            return None
+        rest = (_times(charge, count) for charge, count in left.items() if count > 0)
+        return self._of_these_data(prepared, rest)
+
+    def _of_these_data(self, prepared: Prepared, charges: Iterable[Charge]) -> tuple[Charge, ...]:
+        """The charges, under a split of the data as they are now.
+
+        Other data may hold other patients out, and then nobody is sure to be in one part alone.
+        """
+        split = f"{prepared.plan.split}-{self._fingerprint[:16]}"
+        return tuple(replace(charge, split=split) for charge in charges)
+
+    def _reserve(self, request: Request, charges: Sequence[Charge]) -> None:
+        self._ledger.reserve(
+            request, charges, fingerprint=self._fingerprint, source_kind=self._source_kind
+        )
+
+    def _note_unprotected(self, request: Request, prepared: Prepared) -> None:
+        """Charges a run without privacy, at the first task that releases something."""
+        if not self._ledger.charges(request.run_id):
+            charges = self._of_these_data(prepared, prepared.plan.charges_of(request.kind))
+            self._reserve(request, charges)
+
+    def _cost(self, task: Task, prepared: Prepared) -> tuple[float, float]:
+        delta = prepared.plan.delta
+        return epsilon_of(self._ledger.charges(task.run_id), delta), delta
+
+    def _receipt(self, cost: tuple[float, float] | None = None) -> Receipt:
+        epsilon, delta = cost if cost is not None else (None, None)
+        return replace(self._ledger.receipt(), epsilon=epsilon, delta=delta)
+
+
+def _request(task: Task, prepared: Prepared | None) -> Request:
+    return Request(
+        run_id=task.run_id,
+        kind=task.kind.value,
+        round=task.round,
+        study_hash=task.study_hash,
+        study="" if prepared is None else prepared.study.name,
+        arrays_digest="" if task.arrays is None else task.arrays.digest(),
+    )
+
+
+def _counted(charges: Iterable[Charge]) -> Counter[Charge]:
+    """How often each event happened in each part, under whatever split."""
+    counts: Counter[Charge] = Counter()
+    for charge in charges:
+        event = charge.event
+        counts[_times(charge, 1)] += event.count if isinstance(event, Gaussian) else 1
+    return counts
+
+
+def _times(charge: Charge, count: int) -> Charge:
+    """The charge for an event that happened so often, under no split."""
+    if isinstance(charge.event, Gaussian):
+        return replace(charge, event=replace(charge.event, count=count), split="")
+    return replace(charge, split="")

@@ -1,0 +1,159 @@
+"""Flower's SuperLink as a process of our own, which leaves nothing behind.
+
+It listens on loopback, on a free port, and starts in an empty folder; what it and its helpers start
+has ended when `superlink` is left, however it is left.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from common.errors import RunError
+from common.files import write_atomically
+
+_START_TIMEOUT_S = 60.0
+_GRACE_S = 3.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperLink:
+    """A SuperLink of our own, and how to start programs that speak to it."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    @contextmanager
+    def started(self, command: list[str], **output: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """A program of Flower's, out of reach of the terminal's Ctrl-C: it is ended here."""
+        program = Path(sys.executable).with_name(command[0])
+        process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
+            [str(program), *command[1:]],
+            env=self.environment,
+            cwd=self.folder / "empty",
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            **output,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+@contextmanager
+def superlink(folder: Path) -> Iterator[SuperLink]:
+    """A SuperLink that answers; it and all that it starts have ended afterwards."""
+    home = folder / "home"
+    (folder / "empty").mkdir(parents=True)
+    port = _free_port()
+    connections = {"default": "own", "own": {"address": f"127.0.0.1:{port}", "insecure": True}}
+    settings = tomli_w.dumps({"superlink": connections}).encode()
+    write_atomically(home / "config.toml", settings, durable=False)
+    command = ["flower-superlink", "--insecure", "--simulation"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = folder / "superlink.log"
+    # Ray's sockets are below this folder, and the path of a socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="wr-", ignore_cleanup_errors=True) as ray_folder:
+        own = SuperLink(folder=folder, environment=_environment(home, Path(ray_folder)))
+        with (
+            log.open("wb") as output,
+            own.started(command, stdout=output, stderr=subprocess.STDOUT) as process,
+        ):
+            try:
+                _wait_until_healthy(process, port, log)
+                yield own
+            finally:
+                _end_all(home)
+
+
+def _environment(home: Path, ray_folder: Path) -> dict[str, str]:
+    programs = str(Path(sys.executable).parent)
+    return os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(ray_folder),
+        # Ray would hide the GPUs from clients that reserve none, and they would train on the CPU
+        # without a word; the site's own `device` decides.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # The SuperLink finds its helpers by name.
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(_POLL_S)
+    found = "no answer" if process.poll() is None else f"exit code {process.returncode}"
+    raise RunError(
+        f"Expected Flower's SuperLink to answer within {_START_TIMEOUT_S:.0f} s, found {found}. "
+        f"Its log is {log}."
+    )
+
+
+def _end_all(home: Path) -> None:
+    """Ends every process that was started with our FLWR_HOME, wherever its parents are.
+
+    The SuperLink starts others in sessions of their own, and Ray detaches its servers; what they
+    all inherit is the environment, and no other process can have this folder in it. (Without
+    /proc, the SuperLink is ended by its caller, and Flower's helpers watch their parents.)
+    """
+    started = time.monotonic()
+    told: set[int] = set()
+    while pids := _processes(home):
+        is_patient = time.monotonic() < started + _GRACE_S
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                if not is_patient:
+                    os.kill(pid, signal.SIGKILL)
+                elif pid not in told:
+                    os.kill(pid, signal.SIGTERM)
+                    told.add(pid)
+        time.sleep(_POLL_S)
+
+
+def _processes(home: Path) -> list[int]:
+    marker = f"FLWR_HOME={home}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if marker in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
