@@ -101,6 +101,13 @@ def with_patient_privacy(study: Study, *, epsilon: float | None, delta: float) -
     return validate(table, Study, StudyError, where=f"study '{study.name}' with privacy")
 
 
+def without_privacy(study: Study) -> Study:
+    """Another study: `study` with the privacy plan "none", to measure what privacy costs."""
+    table = study.model_dump(mode="json", exclude_none=True)
+    table["privacy"] = {"mode": "none"}
+    return validate(table, Study, StudyError, where=f"study '{study.name}' without privacy")
+
+
 def without_granularity(study: Study, name: str) -> Study:
     """Another study that lacks the granularity `name`, to measure what it is worth.
 

@@ -4,7 +4,7 @@ What joining brings a hospital is the difference between these arms on its own h
 Every arm trains the study's model with the same work: federated through the real engine; pooled on
 all patients at one place (which real hospitals may not do) with the steps of all sites together;
 local on one hospital's patients alone, with its share of the work. Beside them stands a pooled
-logistic regression.
+logistic regression. Of a private study there are two arms, both private: federated and local only.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +16,7 @@ import torch
 
 from client.config import load_site_config
 from client.data import Cohort, concatenate, read_cohort, usable_cohort
+from client.dp_training import train_privately
 from client.evaluation import predict_at_site
 from client.normalise import moments_of
 from client.training import to_device, train
@@ -25,6 +26,9 @@ from common.metrics.evaluation import PERSONAL, statistics_of
 from common.metrics.statistics import Metrics
 from common.models.patient_model import PatientModel, load_state, state_of
 from common.normalisation import normalisation_of
+from common.privacy.mechanisms import NoiseSource
+from common.privacy.plan import plan_of
+from common.privacy.sections import PatientPrivacy
 from common.run_folder import site_folders
 from common.seeds import seed_of
 from common.study import Study
@@ -128,18 +132,22 @@ def run_seed(
             f"Expected every site to take part in every arm, found {', '.join(absent)} absent from "
             f"the federated one. {out / 'report.md'} says why. Mend or remove these folders."
         )
-    central = train_pooled(study, list(cohorts.values()))
     if study.personal.has_model:
         evaluated["federated, personal"] = dict(oracle.latest(PERSONAL))
-    evaluated["pooled"] = {name: _evaluate(central, c, study) for name, c in cohorts.items()}
+    is_private = isinstance(study.privacy, PatientPrivacy)
+    train_alone = train_privately_alone if is_private else train_centrally
     evaluated["local only"] = {
-        name: _evaluate(train_centrally(study, c.train, site=name), c, study)
+        name: _evaluate(train_alone(study, c.train, site=name), c, study)
         for name, c in cohorts.items()
     }
-    evaluated["logistic regression, pooled"] = {
-        name: (logistic_predictions(train, c.test, study), c.test.outcomes)
-        for name, c in cohorts.items()
-    }
+    if not is_private:
+        # Who may pool patients may see them; these arms would be no comparison under privacy.
+        central = train_pooled(study, list(cohorts.values()))
+        evaluated["pooled"] = {name: _evaluate(central, c, study) for name, c in cohorts.items()}
+        evaluated["logistic regression, pooled"] = {
+            name: (logistic_predictions(train, c.test, study), c.test.outcomes)
+            for name, c in cohorts.items()
+        }
     return [
         ArmResult(
             arm=arm, variant=variant, seed=seed, outcome=outcome, scope=scope, metrics=metrics
@@ -166,6 +174,22 @@ def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientMode
     on_device = to_device(patients, torch.device("cpu"))
     for round_number in range(study.training.rounds):
         train(model, on_device, study, seed=seed_of(study.training.seed, site, round_number))
+    return model
+
+
+def train_privately_alone(study: Study, patients: Cohort, *, site: str) -> PatientModel:
+    """The study's model, trained on one hospital's patients alone, with the study's privacy.
+
+    A hospital that trains for itself owes its patients the same when it gives the model away. It
+    is normalised by the public ranges, and repeatable, so that it protects nobody here.
+    """
+    model = PatientModel(study)
+    plan = plan_of(study, cohort_size=max(len(patients), 1))
+    on_device = to_device(patients, torch.device("cpu"))
+    for round_number in range(study.training.rounds):
+        seed = seed_of(study.training.seed, site, round_number)
+        source = NoiseSource.seeded(seed_of(seed, "noise"))
+        train_privately(model, on_device, study, plan, source=source, seed=seed)
     return model
 
 

@@ -83,7 +83,7 @@ def _scope_table(
     lines = [f"## {title[0].upper()}{title[1:]}", "", f"| arm | {' | '.join(titles.values())} |"]
     lines.append("|---|" + "---:|" * len(titles))
     for variant in variants:
-        for arm in _arms_of(results):
+        for arm in _arms_of([r for r in results if r.variant == variant]):
             rows = [r for r in results if (r.arm, r.variant, r.scope) == (arm, variant, scope)]
             cells = " | ".join(_mean_sd([r.metrics[m] for r in rows]) for m in titles)
             lines.append(f"| {_label(arm, variant, variants)} | {cells} |")
@@ -102,7 +102,7 @@ def _site_table(
     value = {(r.arm, r.variant, r.scope, r.seed): r.metrics[metric] for r in results}
     seeds = sorted({r.seed for r in results})
     for variant in variants:
-        for arm in _arms_of(results):
+        for arm in _arms_of([r for r in results if r.variant == variant]):
             cells = [
                 _mean_sd(
                     [

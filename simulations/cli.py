@@ -20,7 +20,15 @@ import simulations.cli_results
 import simulations.cli_simulate
 from common.errors import WardroundError
 from simulations.cli_data import data as data_app
-from simulations.cli_simulate import AsJson, Rounds, Sites, StudyName, new_run_folder
+from simulations.cli_simulate import (
+    AsJson,
+    Delta,
+    Rounds,
+    Sites,
+    StudyName,
+    new_run_folder,
+    with_privacy,
+)
 
 if TYPE_CHECKING:
     from common.study import Study
@@ -44,6 +52,11 @@ def arms(
     without: Annotated[
         list[str] | None, typer.Option(help="Also run without this granularity; repeatable.")
     ] = None,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(help="Also run with this much privacy for each patient; repeatable."),
+    ] = None,
+    delta: Delta = None,
     rounds: Rounds = None,
     validation_fold: Annotated[
         int | None,
@@ -55,18 +68,21 @@ def arms(
 ) -> None:
     """Compare local only, federated and pooled training on the same splits and seeds."""
     from common.run_folder import check_unused
-    from common.study_file import load_study, override, without_granularity
+    from common.study_file import load_study, override, without_granularity, without_privacy
     from simulations.arms import run_arms
     from simulations.arms_report import write_arms
 
     effective = override(
         load_study(study), training__rounds=rounds, evaluation__validation_fold=validation_fold
     )
+    console = Console(stderr=True)
     variants = {"all granularities": effective}
+    if epsilon:
+        variants = {"no privacy": without_privacy(effective)}
+        variants |= {f"epsilon {e:g}": with_privacy(effective, e, delta, console) for e in epsilon}
     variants |= {f"without {g}": without_granularity(effective, g) for g in without or []}
     folder = out or new_run_folder(f"{effective.name}-arms")
     check_unused(folder)
-    console = Console(stderr=True)
     sites = sites or _simulated_sites(effective, folder, console)
     with console.status("") as status:
         done: list[str] = []
