@@ -150,5 +150,5 @@ def study_of_run(config: Mapping[str, object]) -> Study:
         training__seed=config["seed"] if config["seed"] != -1 else None,
         strategy__name=config["strategy"] or None,
     )
-    epsilon, delta = float(str(config["epsilon"])), float(str(config["delta"]))
+    epsilon, delta = (float(str(config.get(name, 0.0))) for name in ("epsilon", "delta"))
     return with_patient_privacy(study, epsilon=epsilon, delta=delta) if epsilon else study

@@ -84,6 +84,11 @@ def simulate(
         strategy__name=strategy,
     )
     effective = with_privacy(effective, epsilon, delta, console)
+    if engine == "flower" and effective.privacy.mode == "patient":
+        raise typer.BadParameter(
+            "Flower's runtime answers for one site in several processes, and a private site's "
+            "ledger is open to one: use --engine in-process"
+        )
     folder = out or new_run_folder(effective.name)
     (check_used if resume else check_unused)(folder)
     simulation = Simulation(

@@ -66,7 +66,7 @@ def test_what_is_no_task_is_answered_by_a_code_and_echoes_nothing(site, tiny_stu
         RecordDict({"header": MetricRecord({"schema": 1})}),
         RecordDict({"config": ConfigRecord({"privacy": "off"})}),
         spoilt(tiny_study, local_epochs=1000),
-        spoilt(tiny_study, schema=2),
+        spoilt(tiny_study, schema=1),
         spoilt(tiny_study, round=-1),
         spoilt(tiny_study, round=1.0),
         spoilt(tiny_study, kind="save_my_data"),

@@ -199,8 +199,8 @@ def test_the_text_has_all_that_a_privacy_officer_asks_for(tmp_path: Path, key: S
     view = view_of(tmp_path, budget=100.0)
     text = text_of(view)
     expected = [DATASET, "simulation", "303 training patients", "at delta 1e-05 of 100", "left:"]
-    expected += ["run-a", "heart-disease", "0-2, 5", "40 of noise 1, q 0.1, train", "run-b"]
-    expected += ["2 budget_exceeded", "5a5a5a5a5a5a", "add or remove one patient"]
+    expected += ["run-a", "heart-disease", "0-2, 5", "40 × noise 1, q 0.1 (train)", "run-b"]
+    expected += ["refused 2 times: budget_exceeded", "5a5a5a5a", "add or remove one patient"]
     assert [word for word in expected if word not in text] == []
 
 

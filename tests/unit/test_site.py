@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import client.site
+import client.work
 from client.site import Site
 from common.arrays import Arrays, Block
 from common.code_version import code_fingerprint
@@ -243,8 +244,9 @@ def test_a_task_that_is_not_accepted_is_refused_by_its_code_before_any_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("work was done for a refused task")
 
-    for function in ("load_state", "fit_intercepts", "train"):
-        monkeypatch.setattr(client.site, function, work)
+    monkeypatch.setattr(client.site, "load_state", work)
+    for function in ("fit_intercepts", "train"):
+        monkeypatch.setattr(client.work, function, work)
     reply = site.answer(task_of(tiny_study, kind, **fields))
     assert reply.status == code
     assert (reply.arrays, reply.counts, reply.metrics) == (None, {}, {})
@@ -351,7 +353,8 @@ def test_the_text_of_an_exception_is_neither_in_the_reply_nor_in_the_log_nor_in_
     def raising(*_: object, **__: object) -> None:
         raise fault(CANARY)
 
-    monkeypatch.setattr(client.site, function, raising)
+    module = client.site if hasattr(client.site, function) else client.work
+    monkeypatch.setattr(module, function, raising)
     with caplog.at_level(logging.DEBUG):
         reply = site.answer(task_of(tiny_study))
     assert reply.status == RefusalCode.INTERNAL_ERROR
@@ -369,7 +372,7 @@ def test_a_device_without_memory_is_a_code_of_its_own(
         raise torch.OutOfMemoryError(CANARY)
 
     site = open_site(site_dir)
-    monkeypatch.setattr(client.site, "train", full)
+    monkeypatch.setattr(client.work, "train", full)
     reply = site.answer(task_of(tiny_study))
     assert reply.status == RefusalCode.OUT_OF_MEMORY
     assert reply.arrays is None
@@ -381,13 +384,13 @@ def test_a_fault_in_one_task_does_not_change_the_answer_to_the_next(
     expected = content_of(open_site(site_dir).answer(task_of(tiny_study)))
     site = open_site(site_dir)
     with pytest.MonkeyPatch.context() as patch:
-        real = client.site.train
+        real = client.work.train
 
         def half_done(*args: object, **options: object) -> None:
             real(*args, **options)
             raise RuntimeError("after the model has moved")
 
-        patch.setattr(client.site, "train", half_done)
+        patch.setattr(client.work, "train", half_done)
         assert site.answer(task_of(tiny_study)).status == RefusalCode.INTERNAL_ERROR
     assert content_of(site.answer(task_of(tiny_study))) == expected
 
@@ -522,7 +525,8 @@ def test_a_site_trains_where_its_file_says(open_site, new_site, tiny_study, devi
     site = open_site(new_site(site={"device": device}))
     assert site.answer(task_of(tiny_study)).status == "ok"
     is_gpu = device == "auto" and torch.cuda.is_available()
-    assert site._device.type == ("cuda" if is_gpu else "cpu")
+    (work,) = site._works.values()
+    assert work.prepared.train.device.type == ("cuda" if is_gpu else "cpu")
 
 
 @pytest.mark.gpu
