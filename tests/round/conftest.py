@@ -16,9 +16,12 @@ from common.study_file import study_from_toml
 from common.wire import Reply, Task, TaskKind
 from server.app import Run, execute
 from server.journal import Listener
+from simulations.cli import main
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.engine import InProcessGrid
 from simulations.simulate import Simulation, open_sites
+from tests.round.commands import Outcome
+from tests.round.commands import Run as CommandRun
 from tests.round.tiny import TINY_STUDY
 
 # What a site answers to a task, given what it would answer if it were honest.
@@ -128,3 +131,34 @@ def federate(study: Study, hospitals: Path, tmp_path_factory: pytest.TempPathFac
 def honest(federate: Federate) -> Federation:
     """The run of the study in which everybody is honest and nothing goes wrong."""
     return federate()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandRun:
+    """Types a command, and returns exit code and what it printed."""
+
+    def type_command(*words: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["wardround", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        code = stop.value.code
+        return Outcome(code=code if isinstance(code, int) else 0, out=printed.out, err=printed.err)
+
+    return type_command
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    """The tiny study as a file of its own, which a test may spoil."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_STUDY)
+    return path
+
+
+@pytest.fixture
+def sites(tmp_path: Path, study: Study) -> Path:
+    """Three hospitals of its own, which a test may spoil."""
+    effects = [SiteEffects(name=name, num_patients=80) for name in ("ada", "bea", "cy")]
+    write_cohort(study, effects, tmp_path / "sites", seed=0)
+    return tmp_path / "sites"

@@ -2,65 +2,14 @@
 
 import json
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from common.study import Study
 from common.study_file import load_study, shipped_studies, study_from_toml, study_to_toml
-from simulations.cli import main
-from simulations.cohort import SiteEffects, write_cohort
+from tests.round.commands import Run, edit
 from tests.round.tiny import TINY_STUDY
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def type_command(*words: object) -> Outcome:
-        monkeypatch.setattr("sys.argv", ["wardround", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        code = stop.value.code
-        return Outcome(code=code if isinstance(code, int) else 0, out=printed.out, err=printed.err)
-
-    return type_command
-
-
-@pytest.fixture
-def study_file(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(TINY_STUDY)
-    return path
-
-
-@pytest.fixture
-def study() -> Study:
-    return study_from_toml(TINY_STUDY)
-
-
-@pytest.fixture
-def sites(tmp_path: Path, study: Study) -> Path:
-    effects = [SiteEffects(name=name, num_patients=80) for name in ("ada", "bea", "cy")]
-    write_cohort(study, effects, tmp_path / "sites", seed=0)
-    return tmp_path / "sites"
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 def test_simulate_trains_and_names_report_results_and_model(
