@@ -46,12 +46,15 @@ class TabularGranularity(Granularity):
         hidden: widths of the hidden layers of its encoder; none makes the encoder linear.
         basis: "hinges" gives the encoder each number as a piecewise linear basis, so that even a
             linear one can find both low and high values dangerous; "linear": the number alone.
+        flags_missing: whether the encoder is also told of each number that it is missing. Where
+            nothing is, these flags are constants that a private plan clips and adds noise to.
     """
 
     kind: Literal["tabular"]
     features: Annotated[dict[Name, Feature], Field(min_length=1)]
     hidden: tuple[Count, ...] = (32,)
     basis: Literal["linear", "hinges"] = "linear"
+    flags_missing: bool = True
 
     @property
     def numeric(self) -> dict[str, NumericFeature]:

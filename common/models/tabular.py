@@ -19,7 +19,7 @@ class TabularEncoder(NumericEncoder):
     The first layer is linear in (normalised value in the basis, observed flag) of each number and
     in one embedding per category, summed: a linear layer over one-hot columns, without building
     them. What is missing contributes its flag and no value; a missing category has an embedding of
-    its own.
+    its own. A granularity may do without flags.
 
     Guarantees:
         - The value that stands at a missing place cannot influence the token.
@@ -32,7 +32,8 @@ class TabularEncoder(NumericEncoder):
         sizes = [1 + len(f.categories) for f in granularity.categorical.values()]
         layers = (*granularity.hidden, width)
         self.basis = granularity.basis
-        num_columns = (basis_width(self.basis) + 1) * len(numeric)
+        self.flags_missing = granularity.flags_missing
+        num_columns = (basis_width(self.basis) + self.flags_missing) * len(numeric)
         self.numbers = nn.Linear(num_columns, layers[0]) if numeric else None
         self.categories = nn.Embedding(sum(sizes), layers[0]) if sizes else None
         self.hidden = nn.Sequential(
@@ -59,7 +60,9 @@ class TabularEncoder(NumericEncoder):
             observed_BF = batch["observed_BF"] & present_B1
             z_BF = self.standardise(batch["numeric_BF"], observed_BF)
             shown_BF = in_basis(z_BF, observed_BF, self.basis)
-            token_BH = self.numbers(torch.cat([shown_BF, observed_BF.to(z_BF.dtype)], dim=1))
+            if self.flags_missing:
+                shown_BF = torch.cat([shown_BF, observed_BF.to(z_BF.dtype)], dim=1)
+            token_BH = self.numbers(shown_BF)
         if self.categories is not None:
             codes_BK = torch.where(present_B1, batch["codes_BK"], 0) + self.get_buffer("first_code")
             embedded_BH = self.categories(codes_BK).sum(dim=1)

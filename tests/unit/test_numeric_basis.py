@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.models.encoders import build_encoder
 from common.models.numeric import KNOTS, basis_width, in_basis
 from common.models.series import summaries_of
+from tests.unit.encoder_cases import granularity_of
 
 
 def test_a_value_in_hinges_by_hand() -> None:
@@ -26,6 +28,20 @@ def test_a_value_in_hinges_by_hand() -> None:
 def test_the_linear_basis_is_the_value_itself() -> None:
     z_BF = torch.randn(3, 2)
     assert in_basis(z_BF, torch.ones_like(z_BF, dtype=torch.bool), "linear") is z_BF
+
+
+def test_without_flags_a_missing_number_is_the_middle_of_its_range() -> None:
+    granularity = granularity_of("tabular", flags_missing=False)
+    encoder = build_encoder(granularity, 4, 0.0)
+    assert encoder.numbers.in_features == len(granularity.numeric)
+    batch = {
+        "present_B": torch.ones(2, dtype=torch.bool),
+        "numeric_BF": torch.tensor([[5.0, 5.0], [9.0, 9.0]]),
+        "observed_BF": torch.tensor([[True, True], [False, False]]),
+        "codes_BK": torch.ones(2, 2, dtype=torch.long),
+    }
+    middle_BTD, missing_BTD = encoder(batch).split(1)
+    assert torch.equal(middle_BTD, missing_BTD)
 
 
 def test_what_is_not_observed_is_zero_in_every_function() -> None:
