@@ -1,18 +1,19 @@
 """The relay as a Flower ClientApp: bytes in, bytes out; it never sees a patient.
 
-Used by Flower's simulation runtime, where the site lives in the same process. Importing this module
-must not import torch: what needs it is imported when the first task arrives.
+Under a stock SuperNode it forwards to the site process (`client.agent`); in Flower's simulation
+runtime the site lives in the same process. Importing this module must not import torch: what needs
+it is imported when the first task arrives.
 """
 
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from common import wire
-from common.errors import MessageError, SiteConfigError
+from common.errors import MessageError, SiteConfigError, SiteProcessError
 from common.run_folder import run_folder, site_folders
 from common.study_file import study_of_run
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 app = ClientApp()
 
 Scalar = bool | float | int | str
+
+# The key of a SuperNode's own configuration, which the server cannot override as it can a run's:
+# flower-supernode --node-config 'site-address="unix:/…/site.sock"'
+ADDRESS_KEY = "site-address"
+_NO_ANSWER = 4  # Flower's REPLY_MESSAGE_UNAVAILABLE
 
 
 def relay(site: "Site", message: Message) -> Message:
@@ -40,21 +46,46 @@ def relay(site: "Site", message: Message) -> Message:
     return Message(wire.reply_to_records(reply), reply_to=message)
 
 
+def forward(message: Message, address: str) -> Message:
+    """The answer of the site process at `address`, or an error of Flower's without a text.
+
+    Guarantees:
+        - What the site process answers is passed on as it is.
+        - No exception of its failure reaches Flower, which would send the text to the server.
+    """
+    from client.agent_client import connect
+
+    try:
+        with connect(address) as site:
+            data = wire.records_to_bytes(message.content)
+            answer = site.answer(data, message.metadata.message_type)
+        return Message(wire.records_from_bytes(answer), reply_to=message)
+    except (MessageError, SiteConfigError, SiteProcessError):
+        return Message(Error(_NO_ANSWER), reply_to=message)
+
+
 @app.query()
 def enrol(message: Message, context: Context) -> Message:
     """Answers an enrolment."""
-    return relay(_site_of(context), message)
+    return _answer(message, context)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answers a round of training."""
-    return relay(_site_of(context), message)
+    return _answer(message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Answers an evaluation."""
+    return _answer(message, context)
+
+
+def _answer(message: Message, context: Context) -> Message:
+    address = context.node_config.get(ADDRESS_KEY)
+    if address is not None:
+        return forward(message, str(address))
     return relay(_site_of(context), message)
 
 
@@ -63,8 +94,8 @@ def _site_of(context: Context) -> "Site":
     partition = context.node_config.get("partition-id")
     if partition is None:
         raise SiteConfigError(
-            "Expected a node of Flower's simulation runtime, found none: this relay does not yet "
-            "serve a deployed SuperNode."
+            "Expected a node of Flower's simulation runtime, or the address of a site process, "
+            f"found neither. Start the SuperNode with {ADDRESS_KEY} in its --node-config."
         )
     config = tuple(sorted(context.run_config.items()))
     num_nodes = int(context.node_config["num-partitions"])
@@ -90,4 +121,5 @@ def _open_site(
     # Bit-equal results are claimed for one thread per site, on every transport.
     torch.set_num_threads(1)
     state_dir = run_folder(str(run_config["out"]), run_id) / "sites" / folders[index].name
-    return Site.simulated(folders[index], study_of_run(run_config), state_dir=state_dir)
+    study = study_of_run(run_config)
+    return Site.simulated(folders[index], study, state_dir=state_dir, takes_turns=True)

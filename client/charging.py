@@ -1,22 +1,24 @@
 """Paying before working: no task is answered but through here.
 
 `Ledgered` is what a real site has: a task is worked on once, after it is reserved in the ledger,
-and its reply is sealed before it may leave. `Unledgered` is for simulations without privacy, which
-spend nobody's budget.
+and its reply is sealed before it may leave. `TakingTurns` is the same for simulations in several
+processes, and `Unledgered` is for those without privacy, which spend nobody's budget.
 """
 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from math import inf
 
 from client.ledger.entries import Request
+from client.ledger.fingerprint import on_these_data
 from client.ledger.ledger import Ledger
 from client.prepared import UNLIMITED, Prepared
 from common.errors import Refusal, RefusalCode
 from common.privacy.accounting import epsilon_of
-from common.privacy.events import Charge, Gaussian
+from common.privacy.events import Charge, Gaussian, Unprotected
 from common.receipts import Receipt
 from common.wire import (
     Reply,
@@ -27,6 +29,9 @@ from common.wire import (
     reply_from_records,
     reply_to_records,
 )
+
+# Whoever asks for what is refused must not fill a hospital's disk: the audit log has them all.
+_MOST_REFUSALS = 1000
 
 
 class Charging(ABC):
@@ -87,6 +92,7 @@ class Ledgered(Charging):
         self._ledger = ledger
         self._fingerprint = fingerprint
         self._source_kind = source_kind
+        self._refused: set[tuple[Request, RefusalCode]] = set()
 
     def answer(self, task: Task, prepared: Prepared, work: Callable[[], Reply]) -> Reply:
         """The reply to a task, with the signed head of the ledger.
@@ -104,10 +110,14 @@ class Ledgered(Charging):
             self._note_unprotected(request, prepared)
             return replace(work(), receipt=self._receipt())
         sealed = self._ledger.sealed(request)
+        charges = on_these_data(prepared.plan.charges_of(task.kind), self._fingerprint)
         if sealed is None:
-            charges = self._of_these_data(prepared, prepared.plan.charges_of(task.kind))
             self._check_run(task, charges, prepared)
             self._check_budget(task, charges, prepared)
+        if not charges:
+            # What costs nothing may be told as often as one likes, and needs no room on the disk.
+            return replace(work(), receipt=self._receipt())
+        if sealed is None:
             self._reserve(request, charges)
             sealed = records_to_bytes(reply_to_records(work()))
             self._ledger.seal(request, sealed)
@@ -117,12 +127,15 @@ class Ledgered(Charging):
 
     def sent(self, task: Task, prepared: Prepared) -> None:
         """Notes that the reply is about to leave."""
-        if prepared.plan.mode != "none":
+        if prepared.plan.mode != "none" and prepared.plan.charges_of(task.kind):
             self._ledger.sent(_request(task, prepared))
 
     def refused(self, task: Task, prepared: Prepared | None, code: RefusalCode) -> None:
-        """Notes that a task was refused."""
-        self._ledger.refuse(_request(task, prepared), code)
+        """Notes that a task was refused; one that is refused again, or the thousandth, is not."""
+        request = _request(task, prepared)
+        if len(self._refused) < _MOST_REFUSALS and (request, code) not in self._refused:
+            self._refused.add((request, code))
+            self._ledger.refuse(request, code)
 
     def close(self) -> None:
         """Lets others open the ledger."""
@@ -162,15 +175,8 @@ class Ledgered(Charging):
         if any(count < 0 for count in left.values()):
             return None
         rest = (_times(charge, count) for charge, count in left.items() if count > 0)
-        return self._of_these_data(prepared, rest)
-
-    def _of_these_data(self, prepared: Prepared, charges: Iterable[Charge]) -> tuple[Charge, ...]:
-        """The charges, under a split of the data as they are now.
-
-        Other data may hold other patients out, and then nobody is sure to be in one part alone.
-        """
-        split = f"{prepared.plan.split}-{self._fingerprint[:16]}"
-        return tuple(replace(charge, split=split) for charge in charges)
+        split = prepared.plan.split
+        return on_these_data((replace(charge, split=split) for charge in rest), self._fingerprint)
 
     def _reserve(self, request: Request, charges: Sequence[Charge]) -> None:
         self._ledger.reserve(
@@ -178,18 +184,53 @@ class Ledgered(Charging):
         )
 
     def _note_unprotected(self, request: Request, prepared: Prepared) -> None:
-        """Charges a run without privacy, at the first task that releases something."""
-        if not self._ledger.charges(request.run_id):
-            charges = self._of_these_data(prepared, prepared.plan.charges_of(request.kind))
+        """Charges a run without privacy, at the first task that releases something.
+
+        The id of a run is the coordinator's word: a private run may have been charged under it.
+        """
+        charged = self._ledger.charges(request.run_id)
+        if not any(isinstance(charge.event, Unprotected) for charge in charged):
+            charges = on_these_data(prepared.plan.charges_of(request.kind), self._fingerprint)
             self._reserve(request, charges)
 
-    def _cost(self, task: Task, prepared: Prepared) -> tuple[float, float]:
+    def _cost(self, task: Task, prepared: Prepared) -> tuple[float, float] | None:
+        """Epsilon and delta of the run so far; None where no bound holds."""
         delta = prepared.plan.delta
-        return epsilon_of(self._ledger.charges(task.run_id), delta), delta
+        epsilon = epsilon_of(self._ledger.charges(task.run_id), delta)
+        return (epsilon, delta) if epsilon < inf else None
 
     def _receipt(self, cost: tuple[float, float] | None = None) -> Receipt:
         epsilon, delta = cost if cost is not None else (None, None)
         return replace(self._ledger.receipt(), epsilon=epsilon, delta=delta)
+
+
+class TakingTurns(Charging):
+    """Books that several processes of one simulation open in turn, each for a step at a time.
+
+    Flower's simulation runtime gives a site's messages to any of its workers, one after the other;
+    a ledger is open to one process alone.
+    """
+
+    def __init__(self, open_books: Callable[[], Charging]) -> None:
+        self._open = open_books
+
+    def answer(self, task: Task, prepared: Prepared, work: Callable[[], Reply]) -> Reply:
+        """As the books do."""
+        with closing(self._open()) as books:
+            return books.answer(task, prepared, work)
+
+    def sent(self, task: Task, prepared: Prepared) -> None:
+        """As the books do."""
+        with closing(self._open()) as books:
+            books.sent(task, prepared)
+
+    def refused(self, task: Task, prepared: Prepared | None, code: RefusalCode) -> None:
+        """As the books do."""
+        with closing(self._open()) as books:
+            books.refused(task, prepared, code)
+
+    def close(self) -> None:
+        """Nothing: they are closed after each step."""
 
 
 def _request(task: Task, prepared: Prepared | None) -> Request:

@@ -3,10 +3,12 @@
 For the hospital's data engineer: by file and column, with counts and never with values.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from client.check_privacy import check_privacy
 from client.config import SiteConfig, load_site_config
 from client.data import Cohort, cohort_findings, read_cohort
 from client.findings import Finding, error, warning
@@ -24,12 +26,14 @@ class SiteCheck:
         training: training patients, and how many of them have each granularity; None if there are
             errors.
         held_out: the same of the patients that are held out.
+        cost: of one private run here, by label; empty where nobody is protected.
     """
 
     site: str
     findings: tuple[Finding, ...]
     training: dict[str, int] | None
     held_out: dict[str, int] | None
+    cost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_usable(self) -> bool:
@@ -44,6 +48,7 @@ class SiteCheck:
             "usable": self.is_usable,
             "training": self.training,
             "held_out": self.held_out,
+            "cost": dict(self.cost),
             "findings": findings,
         }
 
@@ -57,45 +62,56 @@ def check_site(site_dir: Path, study: Study) -> SiteCheck:
     config = load_site_config(site_dir)
     cohort, findings = read_cohort(config, study)
     findings = findings + _policy_findings(config, study)
+    cost: Mapping[str, str] = {}
     if cohort is not None:
         findings = findings + cohort_findings(cohort, config, study)
-        findings = findings + _refusals(config, study, cohort)
+        findings = findings + _refusals(config, study, cohort) + _device_findings(config)
+        private = check_privacy(config, study, cohort)
+        findings, cost = [*findings, *private.findings], private.cost
     return SiteCheck(
         site=config.name,
         findings=tuple(findings),
+        cost=cost,
         training=None if cohort is None else cohort.train.counts(),
         held_out=None if cohort is None else cohort.test.counts(),
     )
 
 
 def _refusals(config: SiteConfig, study: Study, cohort: Cohort) -> list[Finding]:
-    """Why the site would refuse every task, or not start: nobody should find out in a round."""
-    where, action = "site.toml", "Change the policy if your privacy officer agrees."
-    findings: list[Finding] = []
-    is_private = isinstance(study.privacy, PatientPrivacy)
-    is_undecided = config.policy.epsilon_budget is None or config.policy.cohort_size is None
+    """Why the site would refuse every task: nobody should find out in a round."""
+    policy = config.policy
+    # How many patients the folder has, `cohort_findings` tells.
+    num_patients = max(len(cohort.train), policy.min_patients)
+    if isinstance(study.privacy, PatientPrivacy):
+        decided = ("epsilon_budget", "cohort_size")
+        missing = [name for name in decided if getattr(policy, name) is None]
+        if missing:
+            expected = f"{' and '.join(missing)} in [policy], because the study is private"
+            action = "Add what your privacy officer decides: docs/privacy.md."
+            return [error("site.toml", expected, "no such line", action)]
+        num_patients = policy.cohort_size or num_patients
     try:
-        # The size of the cohort has a finding of its own.
-        num_patients = config.policy.cohort_size if is_private else len(cohort.train)
-        config.policy.check_study(study, max(num_patients or 0, config.policy.min_patients))
-        config.policy.check_round(study.training.rounds)
+        policy.check_study(study, num_patients)
+        policy.check_round(study.training.rounds)
     except Refusal as refusal:
-        expected = "a policy that allows this study"
         found = f"a policy that refuses it ({refusal.refusal_code})"
-        if is_private and is_undecided:
-            expected = "epsilon_budget and cohort_size in [policy], because the study is private"
-            found, action = "none", "Add what your privacy officer decides: docs/privacy.md."
-        findings.append(error(where, expected, found, action))
-    if config.device.startswith("cuda"):
-        from client.device import device_of
+        action = f"{refusal} Change the policy if your privacy officer agrees."
+        return [error("site.toml", "a policy that allows this study", found, action)]
+    return []
 
-        try:
-            device_of(config.device)
-        except SiteConfigError:
-            found = f"no {config.device} on this machine"
-            action = 'Use "auto", "cpu" or another number.'
-            findings.append(error(where, "the GPU of site.device", found, action))
-    return findings
+
+def _device_findings(config: SiteConfig) -> list[Finding]:
+    if not config.device.startswith("cuda"):
+        return []
+    from client.device import device_of
+
+    try:
+        device_of(config.device)
+    except SiteConfigError:
+        found = f"no {config.device} on this machine"
+        action = 'Use "auto", "cpu" or another number.'
+        return [error("site.toml", "the GPU of site.device", found, action)]
+    return []
 
 
 def _policy_findings(config: SiteConfig, study: Study) -> list[Finding]:

@@ -39,6 +39,9 @@ def check_site(
             if counts is not None:
                 numbers = ", ".join(f"{n} {name}" for name, n in counts.items())
                 console.print(f"{part}: {numbers}", highlight=False)
+        if result.cost:
+            cost = ", ".join(f"{label} {value}" for label, value in result.cost.items())
+            console.print(f"one run here: {escape(cost)}", highlight=False, soft_wrap=True)
         verdict = "[green]can take part[/]" if result.is_usable else "[red]cannot take part yet[/]"
         console.print(f"{escape(result.site)} {verdict}", highlight=False)
     if not result.is_usable:
@@ -89,7 +92,10 @@ def ledger(
     site_dir: SiteDir,
     run: Annotated[
         Path | None,
-        typer.Option(help="The folder of a simulated run, which has a ledger of its own."),
+        typer.Option(
+            help="The folder of a private simulated run, which has ledgers of its own.",
+            show_default=False,
+        ),
     ] = None,
     second_opinion: Annotated[
         bool, typer.Option(help="Compute epsilon by two other accountants too; takes seconds.")

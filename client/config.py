@@ -73,10 +73,15 @@ class SiteConfig:
 
     @property
     def data_paths(self) -> list[Path]:
-        """Everything that may be read as data: the folder without `site.toml`, and named files."""
+        """Everything that may be read as data: the folder without `site.toml`, and named files.
+
+        The patients' table stands twice: with another one of the same files in its place, which may
+        hold other patients out, the data are others.
+        """
         inside = [path for path in self.folder.iterdir() if path.name != "site.toml"]
         named = {self.patients, *self.files.values()}
-        return sorted({*inside, *(path for path in named if path.exists())})
+        there = {*inside, *(path for path in named if path.exists())}
+        return sorted([*there, *([self.patients] if self.patients.exists() else [])])
 
 
 def load_site_config(site_dir: Path) -> SiteConfig:

@@ -8,6 +8,7 @@ patients a step has met.
 Letters of shapes: B patients of a step, P trainable parameters.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -24,6 +25,10 @@ from common.privacy.mechanisms import NoiseSource, add_gaussian, poisson_sample
 from common.privacy.plan import PrivacyPlan
 from common.seeds import seed_of
 from common.study import Study
+
+# Where a CPU's generator keeps its 624 words of 32 bits, each in eight bytes (`torch.get_rng_state`
+# of torch 2: the legacy layout of a Mersenne Twister).
+_STATE_BYTES, _WORDS_FROM, _NUM_WORDS = 5056, 24, 624
 
 
 def train_privately(
@@ -85,7 +90,7 @@ def train_privately(
         model.train()
         for _ in range(num_steps):
             index_B = poisson_sample(source, len(patients), plan.sample_rate)
-            seed_torch(_secret_seed(source, seed), patients.device)
+            _seed_secretly(source, seed, patients.device)
             placed_P = _flat(descent.parameters)
             sum_P = _clipped_sum(model, patients, index_B, plan, physical_batch)
             _check_equal({"parameters": placed_P}, {"parameters": _flat(descent.parameters)})
@@ -118,15 +123,28 @@ def _paid_steps(plan: PrivacyPlan, study: Study, num_steps: int | None) -> int:
     return num_steps
 
 
-def _secret_seed(source: NoiseSource, seed: int) -> int:
-    """A seed of dropout and augmentation for one step, which nobody else can know.
+def _seed_secretly(source: NoiseSource, seed: int, device: torch.device) -> None:
+    """Gives torch, for dropout and augmentation of one step, a state that nobody else can know.
 
     Torch draws for the patients of a batch one after the other: one more patient changes what all
     later ones get, and so the sum by far more than one clipped gradient. As long as nobody knows
     what was drawn, that is no fault: every patient's draws are distributed alike with and without
-    another patient. With a seed that follows from the study it would be one.
+    another patient. With a seed that follows from the study it would be one, and with one of few
+    enough bits to try them all. A CPU's generator takes 32 bits of a seed: so its whole state is
+    filled here.
+
+    Raises:
+        RuntimeError: torch's generator is not the one that this knows how to fill.
     """
-    return seed_of(seed, *(float(uniform).hex() for uniform in source.uniform(2)))
+    secret: list[str | int] = [seed, *(float(uniform).hex() for uniform in source.uniform(2))]
+    seed_torch(seed_of(*secret), device)
+    state = torch.default_generator.get_state()
+    words = state.numpy()[_WORDS_FROM : _WORDS_FROM + 8 * _NUM_WORDS].view("<u8")
+    if len(state) != _STATE_BYTES or int(words[0]) != torch.initial_seed() % 2**32:
+        raise RuntimeError("expected torch's Mersenne Twister, found another generator")
+    digest = hashlib.shake_256("\x1f".join(map(str, secret)).encode()).digest(4 * _NUM_WORDS)
+    words[:] = np.frombuffer(digest, dtype="<u4")
+    torch.default_generator.set_state(state)
 
 
 def _clipped_sum(

@@ -1,6 +1,5 @@
 """`wardround ledger` in a terminal: what was spent on a hospital's patients, and on what."""
 
-import math
 from collections.abc import Sequence
 
 from rich.console import RenderableType
@@ -8,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from client.ledger.view import Events, LedgerView
+from client.ledger.view import Events, LedgerView, epsilon_text
 
 
 def renderables(view: LedgerView) -> list[RenderableType]:
@@ -27,7 +26,7 @@ def renderables(view: LedgerView) -> list[RenderableType]:
             f"{view.no_bound_since}."
         )
     if view.second_opinion is not None:
-        others = ", ".join(f"{k} {_number(v)}" for k, v in sorted(view.second_opinion.items()))
+        others = ", ".join(f"{k} {epsilon_text(v)}" for k, v in sorted(view.second_opinion.items()))
         lines.append(f"second opinion at the same delta: {escape(others)}")
     notes = [
         (
@@ -43,11 +42,16 @@ def renderables(view: LedgerView) -> list[RenderableType]:
 
 
 def _spent_line(view: LedgerView) -> str:
-    spent = f"spent: epsilon {_number(view.spent)} at delta {view.delta:g}"
+    if view.faults:
+        return (
+            f"[red]spent: at least epsilon {epsilon_text(view.spent)} at delta {view.delta:g}[/]; "
+            "what came after the fault is not known, and nothing must be spent"
+        )
+    spent = f"spent: epsilon {epsilon_text(view.spent)} at delta {view.delta:g}"
     if view.left is None or view.budget is None:
         return f"{spent}; the policy has no budget"
     style = "red" if view.spent > view.budget else "green"
-    return f"{spent} of {_number(view.budget)}; [{style}]left: {_number(view.left)}[/]"
+    return f"{spent} of {epsilon_text(view.budget)}; [{style}]left: {epsilon_text(view.left)}[/]"
 
 
 def _chain_line(view: LedgerView) -> str:
@@ -71,7 +75,7 @@ def _table(view: LedgerView) -> Table:
             f"{run.first_at[:16]}",
             _ranges(run.rounds),
             "\n".join([*map(_event_line, run.events), *noise, *over, *refused]),
-            _number(run.epsilon),
+            epsilon_text(run.epsilon),
         )
     return table
 
@@ -83,10 +87,6 @@ def _event_line(event: Events) -> str:
         f"{event.count} × noise {event.noise_multiplier:.4g}, q {event.sample_rate:.3g} "
         f"({event.part})"
     )
-
-
-def _number(epsilon: float) -> str:
-    return f"{epsilon:.4g}" if math.isfinite(epsilon) else "unbounded"
 
 
 def _ranges(rounds: Sequence[int]) -> str:

@@ -63,7 +63,9 @@ class Policy(Section):
         Raises:
             Refusal: with the code of the first rule that is broken.
         """
+        figure = "training patients"
         if isinstance(study.privacy, PatientPrivacy):
+            figure = "training patients by cohort_size"
             self._check_privacy(study.privacy)
         elif not self.allow_without_privacy:
             raise Refusal(
@@ -74,8 +76,13 @@ class Policy(Section):
         if num_patients < self.min_patients:
             raise Refusal(
                 RefusalCode.TOO_FEW_PATIENTS,
-                f"Expected at least {self.min_patients} training patients, found fewer.",
+                f"Expected at least {self.min_patients} {figure} (policy.min_patients), found "
+                "fewer.",
             )
+        self.check_steps(study, num_patients)
+
+    def check_steps(self, study: Study, num_patients: int) -> None:
+        """Nothing, if this study's rounds are short enough. Raises `Refusal` otherwise."""
         num_steps = study.training.steps_of(num_patients)
         # The model of a site's own is trained as much again, or further at the end.
         num_steps = max(

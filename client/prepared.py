@@ -12,6 +12,7 @@ from client.normalise import moments_of
 from client.policy import Policy
 from client.training import Patients, to_device
 from common.arrays import Arrays, Manifest
+from common.errors import Refusal, SiteConfigError
 from common.models.patient_model import SHARED, PatientModel, state_manifest, trainable_manifest
 from common.normalisation import moments_manifest
 from common.privacy.plan import PrivacyPlan, plan_of
@@ -60,6 +61,7 @@ def prepare(
     Raises:
         DataError: the data cannot be used; every reason is told.
         StudyError: the study cannot be private, or no noise can give what it promises.
+        SiteConfigError: the study has more rounds or steps than the policy allows.
     """
     cohort = usable_cohort(*read_cohort(config, study))
     counts = cohort.train.counts()
@@ -71,6 +73,7 @@ def prepare(
     if isinstance(study.privacy, PatientPrivacy):
         size = policy.cohort_size or size
         counts = _public_counts(study.privacy, config.name, counts, lacks)
+        _check_limits(policy, study, size)
     model = PatientModel(study).to(device)
     manifests = {"update": trainable_manifest(model), "moments": moments_manifest(study)}
     return Prepared(
@@ -91,6 +94,22 @@ def prepare(
         declared=Declared.of(study, **manifests),
         cohort_size=size,
     )
+
+
+def _check_limits(policy: Policy, study: Study, num_patients: int) -> None:
+    """Nothing, if the policy allows so many rounds and steps: a plan for millions takes hours.
+
+    Raises:
+        SiteConfigError: it does not, so that the study should not have been accepted.
+    """
+    try:
+        policy.check_round(study.training.rounds)
+        policy.check_steps(study, num_patients)
+    except Refusal as refusal:
+        raise SiteConfigError(
+            f"Expected the policy to allow what the accepted study '{study.name}' asks, found that "
+            f"it does not. {refusal} Change the policy, or accept the study no longer."
+        ) from None
 
 
 def _decided(policy: Policy, study: Study, num_patients: int) -> Policy:

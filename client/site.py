@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from client.audit import AuditLog, audit_line
-from client.charging import Charging, Ledgered, Unledgered
+from client.charging import Charging, Ledgered, TakingTurns, Unledgered
 from client.config import SiteConfig, load_site_config
 from client.device import device_of
 from client.egress import release, withheld
@@ -80,8 +80,9 @@ class Site:
             studies[study_hash] = study
         key = SigningKey.load_or_create(config.state_dir / "keys" / "site.pem")
         fingerprint = data_fingerprint(config.data_paths, key=key)
-        source = NoiseSource.secure()
-        works = _works(config, studies.values(), sources=lambda _, __: source)
+        # A key for each task: a copy of this process (a snapshot of its machine that is started
+        # again) repeats no noise for another task.
+        works = _works(config, studies.values(), sources=lambda _, __: NoiseSource.secure())
         if data_fingerprint(config.data_paths, key=key) != fingerprint:
             raise DataError(
                 f"Expected data that stay as they are while they are read, found files of "
@@ -97,7 +98,7 @@ class Site:
         return cls(
             config=config,
             works=works,
-            charging=Ledgered(ledger, fingerprint=fingerprint, source_kind=source.kind),
+            charging=Ledgered(ledger, fingerprint=fingerprint, source_kind="secure"),
             audit=AuditLog(config.state_dir / "audit.jsonl"),
         )
 
@@ -109,12 +110,16 @@ class Site:
         *,
         state_dir: Path,
         durable: bool = False,
+        takes_turns: bool = False,
         observer: PredictionObserver | None = None,
     ) -> Self:
         """The site of a folder in a simulation: it accepts `study`, and keeps its books in the run.
 
         Its noise follows from the study's seed, so that a run can be repeated, and protects nobody:
         the ledger, which is of this run alone, says so.
+
+        Args:
+            takes_turns: other processes have this site open as well, and answer other tasks.
 
         Raises `SiteConfigError`, `DataError` and `StudyError` as `open` does.
         """
@@ -128,16 +133,20 @@ class Site:
         charging: Charging = Unledgered()
         if study.privacy.mode == "patient":
             key = SigningKey.load_or_create(state_dir / "keys" / "site.pem")
-            ledger = Ledger.open(
-                state_dir,
-                dataset_id=config.dataset_id,
-                cohort_size=works[study.hash].prepared.cohort_size,
-                simulation=True,
-                key=key,
-                durable=durable,
-            )
             fingerprint = data_fingerprint(config.data_paths, key=key, is_simulation=True)
-            charging = Ledgered(ledger, fingerprint=fingerprint, source_kind="seeded")
+
+            def books() -> Ledgered:
+                ledger = Ledger.open(
+                    state_dir,
+                    dataset_id=config.dataset_id,
+                    cohort_size=works[study.hash].prepared.cohort_size,
+                    simulation=True,
+                    key=key,
+                    durable=durable,
+                )
+                return Ledgered(ledger, fingerprint=fingerprint, source_kind="seeded")
+
+            charging = TakingTurns(books) if takes_turns else books()
         audit = AuditLog(state_dir / "audit.jsonl", durable=durable)
         return cls(config=config, works=works, charging=charging, audit=audit)
 
@@ -198,6 +207,7 @@ class Site:
                 f"Expected an accepted study, found {task.study_hash[:12]}….",
             )
         prepared = work.prepared
+        self._personal(task, prepared.study)  # refuses a malformed run id before it is paid for
         prepared.policy.check_round(task.round)
         prepared.policy.check_study(prepared.study, prepared.cohort_size)
         if task.kind is TaskKind.ENROL:
@@ -252,7 +262,7 @@ class Site:
         except Exception as fault:  # noqa: BLE001  # still the door: `answer` never raises
             logger.error("site %s cannot write its audit log: %s", self.name, _place_of(fault))
             status = RefusalCode.INTERNAL_ERROR.value
-            return replace(reply, status=status, arrays=None, counts={}, metrics={})
+            return replace(reply, status=status, arrays=None, counts={}, metrics={}, receipt=None)
         logger.info(
             "site %s answered %s of round %d: %s", self.name, reply.kind, reply.round, reply.status
         )

@@ -15,8 +15,8 @@ _SITE_TOML = """\
 # Check it, and the data, with: wardround check-site THIS_FOLDER --study STUDY.toml
 
 [site]
-name = "{name}"                  # small letters, digits, - and _; the coordinator sees it
-dataset_id = "{name}-data"       # what is spent on these data is booked under this name, for ever
+name = "{name}"    # small letters, digits, - and _; the coordinator sees it
+dataset_id = "{name}-data"    # what is spent on these data is booked under this name, for ever
 state_dir = "../{name}-state"    # this hospital's own books; outside this folder, and writable
 device = "auto"                  # "auto": the first GPU if there is one; or "cpu", "cuda:0", …
 
@@ -31,15 +31,20 @@ lacks = []                       # granularities and outcomes that this hospital
 # The policy is the floor: the coordinator may ask for something stricter, never for laxer.
 # Your privacy officer signs for these lines.
 [policy]
-allow_without_privacy = false    # true: studies without differential privacy may train here
+allow_without_privacy = false    # true: studies that protect no patient (privacy modes "none" and
+                                 # "site") may train here
 # What one patient may ever be charged by these data, over all studies (add or remove one patient).
 # Remove both #, and put your own figures in: no private study trains here before.
 # epsilon_budget = 10.0
-# cohort_size = 300              # training patients, roughly: a figure that may be known
+# cohort_size = 300              # training patients, roughly: a figure that may be known, and
+                                 # that the ledger keeps for ever
 delta_budget = 1e-4              # well below 1 / (number of patients)
+# epsilon_per_run = 3.0          # the most that one run may cost: with this line, the site adds
+                                 # more noise than a study asks where that would cost more
 min_noise_multiplier = 0.0       # the least noise, whatever a study asks
 accepted_studies = []            # hashes of the studies that this hospital has agreed to
-min_patients = 50                # with fewer training patients, the site takes no part
+min_patients = 50                # with fewer training patients, the site takes no part; in private
+                                 # studies cohort_size is what counts
 smallest_group = 10              # counts and metrics over fewer patients than this are not sent;
                                  # a cell of a histogram (of scores; of survival by time and
                                  # risk) may still hold a single patient

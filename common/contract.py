@@ -12,6 +12,10 @@ from common.errors import WardroundError
 SITE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
+# Of a value that an error quotes.
+_MOST_LETTERS = 60
+
+
 class Section(BaseModel):
     """A table of a TOML file: frozen, and closed to keys that it does not know."""
 
@@ -53,7 +57,7 @@ def validate(
     except ValidationError as fault:
         lines = [
             f"  {_key(e['loc'], table, names_key=e['type'] == 'missing')}: "
-            f"{_sentence(e['type'], e['msg'])}"
+            f"{_sentence(e['type'], e['msg'], e['input'])}"
             for e in fault.errors()
         ]
         noun = "fault" if len(lines) == 1 else "faults"
@@ -76,7 +80,8 @@ def _key(location: tuple[int | str, ...], table: object, *, names_key: bool) -> 
     return ".".join(parts) or "(whole file)"
 
 
-def _sentence(kind: str, message: str) -> str:
+def _sentence(kind: str, message: str, found: object) -> str:
+    """What pydantic says of a fault, in this project's words, with what was found."""
     if kind == "extra_forbidden":
         return "unknown key. Remove it, or check its spelling."
     if kind == "missing":
@@ -84,4 +89,15 @@ def _sentence(kind: str, message: str) -> str:
     if kind == "union_tag_not_found":
         key = message.removeprefix("Unable to extract tag using discriminator ")
         return f"expected the key {key}, which says of what kind it is. Add it."
-    return message.removeprefix("Value error, ") + "."
+    if kind == "union_tag_invalid" and isinstance(found, dict):
+        tag, expected = message.removeprefix("Input tag ").split(" found using ")
+        key, known = expected.split(" does not match any of the expected tags: ")
+        return f"expected {key} to be one of {known}, found {tag}."
+    if kind == "value_error" or not isinstance(found, bool | int | float | str):
+        return message.removeprefix("Value error, ") + "."
+    for its, ours in (("Input should be ", ""), ("String should ", "a text that should ")):
+        if message.startswith(its):
+            expected = message.removeprefix(its).split(", unable to parse")[0]
+            told = repr(found) if len(repr(found)) <= _MOST_LETTERS else "something longer"
+            return f"expected {ours}{expected}, found {told}."
+    return f"{message}."

@@ -8,6 +8,8 @@
     ├── CheckpointError     a checkpoint is missing, damaged, or of another study
     ├── CohortError         too few hospitals take part to aggregate a round
     ├── RunError            a run folder cannot be used (occupied, unfinished, not a run)
+    ├── SiteProcessError    the site process did not answer its connector
+    ├── ProvisionError      keys, certificates or a roster cannot be made or trusted
     └── Refusal             a site declines a task; its `RefusalCode` is all that is sent
 
 A text says what was expected, what was found, where, and what to do. At a site it holds counts
@@ -63,6 +65,26 @@ class RunError(WardroundError):
     """A run folder cannot be used: it is occupied, holds no run, or lacks what was asked of it."""
 
     code = "run"
+
+
+class SiteProcessError(WardroundError):
+    """The site process did not answer.
+
+    Attributes:
+        may_retry: whether the same call may be answered later (it starts, restarts or is busy).
+    """
+
+    code = "site_process"
+
+    def __init__(self, text: str, *, may_retry: bool) -> None:
+        super().__init__(text)
+        self.may_retry = may_retry
+
+
+class ProvisionError(WardroundError):
+    """Keys, certificates or the roster of a consortium cannot be made, trusted or used as asked."""
+
+    code = "provision"
 
 
 class RefusalCode(StrEnum):

@@ -7,6 +7,7 @@ set back to an older copy, and refuses.
 
 import re
 from dataclasses import dataclass
+from math import inf
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
@@ -22,7 +23,7 @@ class Receipt:
         key: the site's public key (Ed25519), 64 hex digits.
         signature: by the site, over seq and digest; 128 hex digits.
         epsilon, delta: of this run at this site, with all that is reserved; told after the last
-            round, and else None.
+            round, and else None, as where no bound holds.
     """
 
     seq: int
@@ -42,8 +43,8 @@ class Receipt:
         if (self.epsilon is None) != (self.delta is None):
             raise ValueError("expected epsilon and delta together")
         if self.epsilon is not None and self.delta is not None:
-            if type(self.epsilon) is not float or not self.epsilon >= 0:
-                raise ValueError("expected an epsilon of 0 or more")
+            if type(self.epsilon) is not float or not 0 <= self.epsilon < inf:
+                raise ValueError("expected a finite epsilon of 0 or more")
             if type(self.delta) is not float or not 0 < self.delta < 1:
                 raise ValueError("expected a delta in (0, 1)")
 

@@ -40,9 +40,11 @@ class Receipts:
         """
         if receipt is None:
             raise MessageError("Expected a receipt of the site's ledger, found none.")
-        key = self._site_keys.setdefault(site, receipt.key)
+        key = self._site_keys.get(site, receipt.key)
         last = self._last.get(site)
         self._last[site] = countersign(receipt, self._key, site_key=key, last=last)
+        # Only now: a false receipt must not keep the site itself out.
+        self._site_keys[site] = key
 
     def last(self, site: str) -> Countersigned | None:
         """The newest head that both sides have signed; None for a site without one."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from client.config import load_site_config
@@ -23,7 +24,7 @@ from client.training import to_device, train
 from common.arrays import Arrays
 from common.errors import DataError, StudyError
 from common.metrics.evaluation import PERSONAL, statistics_of
-from common.metrics.statistics import Metrics
+from common.metrics.statistics import Floats, Labels, Metrics, Statistics
 from common.models.patient_model import PatientModel, load_state, state_of
 from common.normalisation import normalisation_of
 from common.privacy.mechanisms import NoiseSource
@@ -244,7 +245,8 @@ def _evaluate(model: PatientModel, cohort: Cohort, study: Study) -> Evaluated:
 def _scopes(evaluated: Mapping[str, Evaluated], study: Study) -> Iterator[tuple[str, str, Metrics]]:
     """Outcome, scope and metrics: of each site, of all patients together, and the mean of sites.
 
-    An arm that does not predict an outcome has no metrics of it.
+    An arm that does not predict an outcome has no metrics of it; one whose training diverged has
+    undefined ones, in every scope that it touches.
     """
     for outcome, statistics in statistics_of(study).items():
         parts = {
@@ -254,15 +256,22 @@ def _scopes(evaluated: Mapping[str, Evaluated], study: Study) -> Iterator[tuple[
         }
         if not parts:
             continue
-        by_site = {name: statistics.exact_metrics(*part) for name, part in parts.items()}
+        by_site = {name: _metrics(statistics, *part) for name, part in parts.items()}
         for name, metrics in by_site.items():
             yield outcome, name, metrics
         both = [({outcome: p}, {outcome: o}) for p, o in parts.values()]
         predictions, outcomes = pooled(both)
-        whole = statistics.exact_metrics(predictions[outcome], outcomes[outcome])
+        whole = _metrics(statistics, predictions[outcome], outcomes[outcome])
         yield outcome, POOLED, whole
         yield outcome, MEAN, mean_of_sites(list(by_site.values()))
 
 
 def _slug(variant: str) -> str:
     return variant.replace(" ", "-")
+
+
+def _metrics(statistics: Statistics, predictions_BP: Floats, labels: Labels) -> Metrics:
+    """The exact metrics; undefined ones of predictions that are not finite."""
+    if np.isfinite(predictions_BP).all():
+        return statistics.exact_metrics(predictions_BP, labels)
+    return statistics.undefined() | {"num_patients": float(labels["known_B"].sum())}

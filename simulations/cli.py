@@ -5,6 +5,7 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -77,6 +78,8 @@ def arms(
     )
     console = Console(stderr=True)
     variants = {"all granularities": effective}
+    if delta is not None and not epsilon:
+        raise typer.BadParameter("--delta needs --epsilon")
     if epsilon:
         variants = {"no privacy": without_privacy(effective)}
         variants |= {f"epsilon {e:g}": with_privacy(effective, e, delta, console) for e in epsilon}
@@ -155,7 +158,7 @@ def studies(
         typer.echo(json.dumps(rows, indent=1))
         return
     for study in loaded:
-        typer.echo(f"{study.name:24} {study.study.title}")
+        typer.echo(f"{study.name:28} {study.study.title}")
 
 
 @bench.command("engine")
@@ -190,9 +193,13 @@ def bench_private_step(
     as_json: AsJson = False,
 ) -> None:
     """One step of private training against a plain one, and against Opacus's ways of doing it."""
+    from client.device import device_of
     from simulations.bench.private_step import bench_private_step as measure
     from simulations.bench.report import private_step_table
 
+    if not re.fullmatch(r"cpu|cuda:[0-9]+", device):
+        raise typer.BadParameter(f"expected cpu or cuda:N, found '{device}'")
+    device_of(device)  # this machine must have it
     console = Console(stderr=True)
     result = measure(full=full, device=device, echo=lambda line: console.print(f"… {line}"))
     if as_json:

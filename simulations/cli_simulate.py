@@ -26,12 +26,12 @@ Rounds = Annotated[int | None, typer.Option(min=1, help="Overrides the study's r
 Epsilon = Annotated[
     float | None,
     typer.Option(
-        min=0.0, help="Train with this much privacy for each patient (add or remove one patient)."
+        help="Train with this much privacy for each patient (add or remove one patient); above 0."
     ),
 ]
 Delta = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="With --epsilon; default: the study's, else 0.0001."),
+    typer.Option(help="With --epsilon, or of a private study; default: the study's, else 0.0001."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -84,11 +84,6 @@ def simulate(
         strategy__name=strategy,
     )
     effective = with_privacy(effective, epsilon, delta, console)
-    if engine == "flower" and effective.privacy.mode == "patient":
-        raise typer.BadParameter(
-            "Flower's runtime answers for one site in several processes, and a private site's "
-            "ledger is open to one: use --engine in-process"
-        )
     folder = out or new_run_folder(effective.name)
     (check_used if resume else check_unused)(folder)
     simulation = Simulation(
@@ -102,9 +97,21 @@ def simulate(
     try:
         _run(simulation, engine, console)
     except KeyboardInterrupt:
-        console.print(f"Interrupted. Go on with the same command, --out {folder} and --resume.")
+        console.print(_how_to_go_on(folder), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     _tell(folder, console, as_json=as_json)
+
+
+def _how_to_go_on(folder: Path) -> str:
+    """What to do after an interruption: a run that had not begun leaves nothing to go on with."""
+    from common.errors import RunError
+    from common.run_folder import check_used
+
+    try:
+        check_used(folder)
+    except RunError:
+        return "Interrupted before the first round. Give the same command again."
+    return f"Interrupted. Go on with the same command, --out {folder} and --resume."
 
 
 def with_privacy(
@@ -113,18 +120,26 @@ def with_privacy(
     """The study with this much privacy for each patient, as the command line asks for it.
 
     Raises:
-        StudyError: a value is not allowed.
+        StudyError: a value is not allowed, or the study cannot keep what its privacy promises.
     """
+    from common.privacy.plan import check_private
     from common.privacy.sections import PatientPrivacy
     from common.study_file import with_patient_privacy
 
-    is_private = isinstance(study.privacy, PatientPrivacy)
     if epsilon is None and delta is None:
+        check_private(study)
         return study
-    if epsilon is None and not is_private:
+    if epsilon is None and not isinstance(study.privacy, PatientPrivacy):
         raise typer.BadParameter("--delta needs --epsilon")
+    if study.privacy.mode == "site":
+        console.print(
+            "With --epsilon each patient is protected, in place of each site as the study says.",
+            highlight=False,
+            soft_wrap=True,
+        )
     own = study.privacy.delta if isinstance(study.privacy, PatientPrivacy) else _DELTA
     private = with_patient_privacy(study, epsilon=epsilon, delta=own if delta is None else delta)
+    check_private(private)
     for section, field in (("model", "site_intercept_sd"), ("training", "balance")):
         before, after = (getattr(getattr(s, section), field) for s in (study, private))
         if before != after:
@@ -132,6 +147,7 @@ def with_privacy(
                 f"Under privacy {section}.{field} is {after}, not {before}: it looks at exact "
                 "outcomes.",
                 highlight=False,
+                soft_wrap=True,
             )
     return private
 

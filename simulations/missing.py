@@ -79,9 +79,14 @@ def run_missing(
 
     Raises:
         StudyError: the study has one granularity, or too many to try all subsets; or frozen
-            encoders.
+            encoders; or privacy, which these ways of training do not give.
     """
     refuse_frozen(study)
+    if study.privacy.mode != "none":
+        raise StudyError(
+            "Expected a study without privacy to compare ways of training, found privacy mode "
+            f"'{study.privacy.mode}' in '{study.name}'. Take [privacy] out of it."
+        )
     if not 2 <= len(study.granularities) <= _MOST_GRANULARITIES:
         raise StudyError(
             f"Expected 2 to {_MOST_GRANULARITIES} granularities to try all subsets of, found "

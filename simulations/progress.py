@@ -11,9 +11,12 @@ from common.metrics.evaluation import from_flat, statistics_of
 from common.metrics.statistics import EvaluationSums, Metrics
 from common.study import Study
 from server.journal import Event
-from server.report.markdown import columns_of, number_of, title_of, with_values
+from server.report.markdown import columns_of, columns_with_values, noised_number_of, title_of
+from server.report.privacy import cost_of
 
 _MOST_ROWS = 16
+# Metrics with the size of their noise are wide; the report has all of them.
+_MOST_NOISED = 3
 
 
 class Progress:
@@ -90,7 +93,7 @@ class Progress:
             return
         self._total = sums if self._total is None else self._total + sums
         column = self._columns()[0]
-        row["metric"] = number_of(column, self._metrics(sums)[column])
+        row["metric"] = noised_number_of(column, self._metrics(sums))
 
     def _on_absent(self, event: Event) -> None:
         self._rows.setdefault(event["site"], {})["state"] = f"absent: {event['reason']}"
@@ -133,10 +136,9 @@ class Progress:
         if self._total is None and self._is_private:
             return answered
         metrics = self._metrics(self._total)
-        shown = dict.fromkeys((*self._columns()[:2], "loss"))
-        numbers = ", ".join(
-            f"{title_of(name)} {number_of(name, metrics.get(name))}" for name in shown
-        )
+        # A private site sends nothing that a loss could be computed from.
+        shown = dict.fromkeys((*self._columns()[:2], *([] if self._is_private else ["loss"])))
+        numbers = ", ".join(f"{title_of(name)} {noised_number_of(name, metrics)}" for name in shown)
         return f"{answered}, {numbers}"
 
     def table(self) -> Table:
@@ -168,14 +170,14 @@ def results_tables(results: dict[str, Any]) -> Iterator[Table]:
     privacy = results["privacy"]
     if privacy["mode"] == "none":
         return
-    title = f"privacy of each {privacy['unit']} ({privacy['adjacency']}): what this run has cost"
-    table = Table(title=title, title_justify="left")
+    title = f"privacy ({privacy['adjacency']}): what this run has cost"
+    table = Table(title=title, title_justify="left", min_width=len(title))
     for column in ("site", "epsilon", "delta"):
         table.add_column(column, justify="left" if column == "site" else "right")
     everyone = {"every site": {"epsilon": privacy["epsilon"], "delta": privacy["delta"]}}
     for who, spent in sorted(privacy.get("sites", everyone).items()):
         epsilon, delta = spent["epsilon"], spent["delta"]
-        cells = ("not told", "") if epsilon is None else (f"{epsilon:.3f}", f"{delta:g}")
+        cells = ("not told", "") if epsilon is None else (cost_of(epsilon), f"{delta:g}")
         table.add_row(who, *cells)
     yield table
 
@@ -184,12 +186,16 @@ def _outcome_tables(results: dict[str, Any]) -> Iterator[Table]:
     if not results["rounds"]:
         return
     last = results["rounds"][-1]
-    for name, kind in results["outcomes"].items():
+    is_private = results["privacy"]["mode"] == "patient"
+    for name in results["outcomes"]:
         unit = results.get("units", {}).get(name, "")
         parts = [last["pooled"][name], *((m or {}).get(name) for m in last["sites"].values())]
-        columns = with_values(columns_of(kind), parts)
+        columns = columns_with_values(results, name, parts)
+        if is_private:
+            columns = columns[:_MOST_NOISED]
         title = f"{name}: held-out patients after round {last['round']}"
-        table = Table(title=title, title_justify="left")
+        noise = "±: what the noise for privacy alone does" if is_private else None
+        table = Table(title=title, title_justify="left", caption=noise, caption_justify="left")
         table.add_column("site")
         for column in ("held out", *(title_of(c, unit) for c in columns)):
             table.add_column(column, justify="right")
@@ -198,6 +204,6 @@ def _outcome_tables(results: dict[str, Any]) -> Iterator[Table]:
             if metrics is None:
                 table.add_row(site, "not sent")
                 continue
-            num_patients = f"{metrics['num_patients']:.0f}"
-            table.add_row(site, num_patients, *(number_of(c, metrics[c]) for c in columns))
+            numbers = (noised_number_of(c, metrics) for c in ("num_patients", *columns))
+            table.add_row(site, *numbers)
         yield table

@@ -59,8 +59,24 @@ class LedgerFile:
         return cls(path, descriptor, durable=durable)
 
     def read(self) -> bytes:
-        """All bytes of the file."""
-        return os.pread(self._descriptor, self._size, 0)
+        """All bytes of the file.
+
+        Raises:
+            SiteConfigError: there are fewer than there were a moment ago.
+        """
+        parts: list[bytes] = []
+        num_read = 0
+        # One call gives 2 GiB at most: the rest would count as never written.
+        while num_read < self._size:
+            part = os.pread(self._descriptor, self._size - num_read, num_read)
+            if not part:
+                raise SiteConfigError(
+                    f"Expected a ledger of {self._size} bytes, found {num_read} ({self._path}). "
+                    "Stop whoever changes it, and start again."
+                )
+            parts.append(part)
+            num_read += len(part)
+        return b"".join(parts)
 
     def give_up(self, num_bytes: int) -> None:
         """Leaves out the last bytes from here on: the next line is written in their place.

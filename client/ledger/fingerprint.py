@@ -4,9 +4,11 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import DataError
+from common.privacy.events import Charge
 from common.signing import Purpose, SigningKey
 
 
@@ -42,6 +44,14 @@ def data_fingerprint(paths: Iterable[Path], *, key: SigningKey, is_simulation: b
         ) from None
     secret = key.secret(Purpose.DATA_FINGERPRINT)
     return hmac.digest(secret, "".join(sorted(lines)).encode(), "sha256").hex()
+
+
+def on_these_data(charges: Iterable[Charge], fingerprint: str) -> tuple[Charge, ...]:
+    """The charges, each under its split of the data that have this fingerprint.
+
+    Other data may hold other patients out, and then nobody is sure to be in one part alone.
+    """
+    return tuple(replace(c, split=f"{c.split}-{fingerprint[:16]}") for c in charges)
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:

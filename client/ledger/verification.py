@@ -25,12 +25,31 @@ from common.receipts import Countersigned
 from common.signing import is_countersigned
 
 
+def chain_of(state_dir: Path, dataset_id: str) -> Chain:
+    """The chain of a data set's ledger, which is read and not opened; empty if there is none.
+
+    Raises:
+        SiteConfigError: there is one, and it cannot be read.
+    """
+    path = ledger_path(state_dir, dataset_id)
+    try:
+        return read_chain(path.read_bytes())
+    except FileNotFoundError:
+        return read_chain(b"")
+    except OSError as fault:
+        raise SiteConfigError(
+            f"Expected a readable ledger at {path}, found {type(fault).__name__}. Check its "
+            "permissions."
+        ) from None
+
+
 def verify(
     state_dir: Path,
     *,
     dataset_id: str,
     public_key: str | None = None,
     last_countersigned: Countersigned | None = None,
+    chain: Chain | None = None,
 ) -> tuple[str, ...]:
     """What is wrong with the ledger of a data set; nothing if it is whole. Changes nothing.
 
@@ -43,11 +62,15 @@ def verify(
         public_key: of the site, where it is known from elsewhere; without it the one of the
             ledger's first entry is taken.
         last_countersigned: as the coordinator, or an auditor, holds it.
+        chain: of the ledger, where it was read already.
+
+    Raises:
+        SiteConfigError: the ledger cannot be read.
     """
     path = ledger_path(state_dir, dataset_id)
     if not path.is_file():
         return (f"there is no ledger at {path}",)
-    chain = read_chain(path.read_bytes())
+    chain = chain or chain_of(state_dir, dataset_id)
     faults = [*chain.faults]
     if chain.torn:
         faults.append(f"the last line is torn after {len(chain.torn)} bytes (a power cut?)")

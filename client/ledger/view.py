@@ -8,13 +8,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Any
 
 from client.ledger.approvals import Accountant
 from client.ledger.books import Books, Reservation
-from client.ledger.entries import Entry, Request, ledger_path, read_chain
-from client.ledger.verification import read_countersigned, readable_books, verify
+from client.ledger.entries import Entry, Request, ledger_path
+from client.ledger.verification import chain_of, read_countersigned, readable_books, verify
 from common.errors import SiteConfigError
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian
@@ -65,7 +66,8 @@ class LedgerView:
     """What a ledger says, all of it or one run.
 
     Attributes:
-        spent: epsilon at `delta` of the whole history; infinite where no bound holds.
+        spent: epsilon at `delta` of the whole history; infinite where no bound holds. With faults,
+            of the entries before the first one alone: at least so much.
         budget: the policy's; None if it has none.
         no_bound_since: when something was first released unprotected.
         faults: what `verify` has found; nothing if the ledger is whole.
@@ -95,11 +97,13 @@ class LedgerView:
 
     @property
     def left(self) -> float | None:
-        """The budget less what is spent, not below 0. None without a budget.
+        """The budget less what is spent, not below 0. None without a budget or a whole ledger.
 
         Epsilon does not add up: a run that costs this much alone costs less after another one.
         """
-        return None if self.budget is None else max(0.0, self.budget - self.spent)
+        if self.budget is None or self.faults:
+            return None
+        return max(0.0, self.budget - self.spent)
 
     def to_json(self) -> dict[str, Any]:
         """The view as plain values; an infinite epsilon is None."""
@@ -131,12 +135,13 @@ def view_ledger(
     Raises:
         SiteConfigError: there is no ledger that has a first entry, or it knows no such run.
     """
-    path = ledger_path(state_dir, dataset_id)
-    chain = read_chain(path.read_bytes() if path.is_file() else b"")
+    chain = chain_of(state_dir, dataset_id)
     if not chain.entries:
+        path = ledger_path(state_dir, dataset_id)
+        found = f"one without a sound entry ({chain.faults[0]})" if chain.faults else "none"
         raise SiteConfigError(
-            f"Expected a ledger at {path}, found none that can be read. A site writes it when it "
-            "opens for the first time."
+            f"Expected a ledger at {path}, found {found}. A site writes it when it first opens; "
+            "a private run of `wardround simulate` has one for each site, shown by --run RUN."
         )
     books, _ = readable_books(chain)
     runs = _runs(books, run_id, delta=delta, accountant=accountant)
@@ -166,11 +171,25 @@ def view_ledger(
             dataset_id=dataset_id,
             public_key=public_key,
             last_countersigned=last_countersigned,
+            chain=chain,
         ),
         checked_against=None if head is None else head.seq,
         is_outside_head=last_countersigned is not None,
         second_opinion=None if second is None else second(history, delta),
     )
+
+
+def epsilon_text(epsilon: float) -> str:
+    """An epsilon for people, rounded up to four digits: rounding makes no promise better.
+
+    >>> epsilon_text(4.98612), epsilon_text(3.0), epsilon_text(math.inf)
+    ('4.987', '3', 'unbounded')
+    """
+    if not math.isfinite(epsilon):
+        return "unbounded"
+    # From the shortest decimal, so that .3 stays .3 and is not rounded up for its last bit.
+    rounded = Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(epsilon))
+    return f"{float(rounded):g}"
 
 
 def _newest_head(state_dir: Path, dataset_id: str, books: Books) -> Countersigned | None:

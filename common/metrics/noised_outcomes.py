@@ -200,7 +200,8 @@ class NoisedRegression(NoisedStatistics):
     def estimates_of(self, sums: EvaluationSums) -> Mapping[str, float]:
         """The metrics of `released_names`."""
         n, width = sums.num_patients, self.range[1] - self.range[0]
-        absolute, squared = (part_of(float(sums.sums[name]), n) for name in _ERRORS)
+        # A part of 0 or less is noise, and no error of anybody.
+        absolute, squared = (part_of(float(sums.sums[name]), n) or nan for name in _ERRORS)
         return {
             "num_patients": n,
             "mae": width * absolute,

@@ -91,8 +91,13 @@ def _cost(events: tuple[Gaussian, ...], delta: float) -> float:
 def _moments(demand: Demand, epsilon: float) -> tuple[Gaussian, ...]:
     if demand.moments_share is None:
         return ()
-    target = demand.moments_share * max(epsilon, _LEAST_EPSILON)
+    target = demand.moments_share * _of_others(demand, epsilon)
     return (with_least_noise(_one_release(demand), target, demand.delta),)
+
+
+def _of_others(demand: Demand, epsilon: float) -> float:
+    """The epsilon of training; where it follows from noise, at least `_LEAST_EPSILON`."""
+    return min(demand.cap, max(epsilon, _LEAST_EPSILON)) if demand.target is None else epsilon
 
 
 def _one_release(demand: Demand) -> Gaussian:
@@ -102,7 +107,7 @@ def _one_release(demand: Demand) -> Gaussian:
 def _with_evaluation(
     demand: Demand, epsilon: float, steps: Gaussian, moments: tuple[Gaussian, ...]
 ) -> Noise:
-    target = min(demand.cap, max(epsilon, _LEAST_EPSILON))
+    target = min(demand.cap, _of_others(demand, epsilon))
     evaluation = with_least_noise(_one_release(demand), target, demand.delta)
     return Noise(
         training=steps.noise_multiplier,

@@ -94,8 +94,16 @@ class PrivacyPlan:
 
     def whole(self) -> tuple[Charge, ...]:
         """All that one run may do: an enrolment, all rounds and the spare ones, an evaluation."""
-        rounds = (self.num_rounds + self.spare_rounds) * self.charges_of("train")
+        num_rounds = self.num_rounds + self.spare_rounds
+        rounds = (_times(charge, num_rounds) for charge in self.charges_of("train"))
         return (*self.charges_of("query"), *rounds, *self.charges_of("evaluate"))
+
+
+def _times(charge: Charge, num_times: int) -> Charge:
+    event = charge.event
+    if isinstance(event, Gaussian):
+        event = replace(event, count=num_times * event.count)
+    return replace(charge, event=event)
 
 
 def plan_of(
@@ -224,8 +232,8 @@ def check_private(study: Study) -> None:
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
         raise StudyError(
-            f"Found {len(faults)} of study '{study.name}' that privacy mode "
-            f"'{study.privacy.mode}' does not allow:\n{listed}"
+            f"Expected a study that privacy mode '{study.privacy.mode}' allows, found "
+            f"{len(faults)} of its settings in '{study.name}' that it does not:\n{listed}"
         )
 
 

@@ -15,6 +15,9 @@ from common.fields import Count, Positive
 SiteName = Annotated[str, Field(pattern=SITE_NAME_PATTERN)]
 Epsilon = Annotated[float, Field(gt=0.0, le=1000.0)]
 Delta = Annotated[float, Field(gt=0.0, le=0.01)]
+# What clipping can be exact for in 32 bits; a norm that it refuses would fail only where a sample
+# has patients, and so tell whether there are some.
+Clip = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class NoPrivacy(Section):
@@ -46,7 +49,7 @@ class PatientPrivacy(Section):
     epsilon: Epsilon | None = None
     delta: Delta
     noise_multiplier: Positive | None = None
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: Clip = 1.0
     statistics_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     evaluation_bins: Annotated[int, Field(strict=True, ge=2, le=1000)] = 10
     spare_rounds: Annotated[int, Field(strict=True, ge=0, le=1000)] = 1

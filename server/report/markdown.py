@@ -74,9 +74,7 @@ def _outcome(
 ) -> str:
     """The table of one outcome: held-out patients of every site, and all of them pooled."""
     parts = [evaluated["pooled"][name], *((m or {}).get(name) for m in evaluated["sites"].values())]
-    columns = with_values(columns_of(results["outcomes"][name]), parts)
-    if _is_private(results):
-        columns = tuple(c for c in columns if any(m and m.get(c) is not None for m in parts))
+    columns = columns_with_values(results, name, parts)
     unit = results["units"].get(name, "")
     titles = " | ".join(title_of(column, unit) for column in columns)
     lines = [f"## {title}, held-out patients", ""]
@@ -190,15 +188,8 @@ def _row(site: str, metrics: dict[str, float | None] | None, columns: tuple[str,
         is_noised = metrics is not None and "num_patients_noise_sd" in metrics
         reason = "lost in the noise" if is_noised else "not sent"
         return f"| {site} | {reason} |" + " – |" * len(columns)
-    cells = " | ".join(_with_noise(name, metrics) for name in ("num_patients", *columns))
+    cells = " | ".join(noised_number_of(name, metrics) for name in ("num_patients", *columns))
     return f"| {site} | {cells} |"
-
-
-def _with_noise(name: str, metrics: Mapping[str, float | None]) -> str:
-    """A metric, and how far noise moves it where it carries some: "0.812 ± 0.031"."""
-    sd = metrics.get(f"{name}_noise_sd")
-    value = number_of(name, metrics[name])
-    return value if sd is None else f"{value} ± {number_of(name, sd)}"
 
 
 def _is_private(results: dict[str, Any]) -> bool:
@@ -211,6 +202,16 @@ def columns_of(kind: str) -> tuple[str, ...]:
     if kind == "regression":
         return RegressionStatistics.columns
     return SurvivalStatistics.columns if kind == "survival" else ClassStatistics.columns
+
+
+def columns_with_values(
+    results: dict[str, Any], name: str, parts: Sequence[Mapping[str, float | None] | None]
+) -> tuple[str, ...]:
+    """The columns of an outcome's table: of a private run, those that anybody has at all."""
+    columns = with_values(columns_of(results["outcomes"][name]), parts)
+    if not _is_private(results):
+        return columns
+    return tuple(c for c in columns if any(m and m.get(c) is not None for m in parts))
 
 
 def with_values(
@@ -258,3 +259,14 @@ def number_of(metric: str, value: float | None) -> str:
         return "–"
     is_count = metric.startswith("num_")
     return f"{value:,.0f}" if is_count or abs(value) >= 1000 else f"{value:.3f}"
+
+
+def noised_number_of(metric: str, metrics: Mapping[str, float | None]) -> str:
+    """A metric as tables show it, and how far noise moves it where it carries some.
+
+    >>> noised_number_of("auroc", {"auroc": 0.81234, "auroc_noise_sd": 0.0312})
+    '0.812 ± 0.031'
+    """
+    value, sd = metrics.get(metric), metrics.get(f"{metric}_noise_sd")
+    number = number_of(metric, value)
+    return number if value is None or sd is None else f"{number} ± {number_of(metric, sd)}"

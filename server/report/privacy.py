@@ -36,7 +36,8 @@ def _of_patients(results: dict[str, Any], privacy: dict[str, Any]) -> str:
         "|---|---:|---:|",
     ]
     for site, cost in sorted(privacy["sites"].items()):
-        lines.append(f"| {site} | {_number(cost['epsilon'])} | {_number(cost['delta'])} |")
+        delta_of_run = "–" if cost["delta"] is None else f"{cost['delta']:g}"
+        lines.append(f"| {site} | {cost_of(cost['epsilon'])} | {delta_of_run} |")
     lines += [
         "",
         "By each hospital's own ledger, told with its last evaluation (– : not told). A patient in "
@@ -61,21 +62,23 @@ def _of_patients(results: dict[str, Any], privacy: dict[str, Any]) -> str:
 
 def _released(results: dict[str, Any]) -> str:
     """What hospitals have sent so far, in words."""
-    parts = ["in each round one noised update of each hospital that answered"]
-    if results["privacy"]["moments"]:
+    parts = []
+    if results["rounds"]:
+        parts.append("in each round one noised update of each hospital that answered")
+    if results["privacy"]["moments"] and results["sites"]:
         parts.append("noised moments of each measured quantity, once, for normalisation")
     last = results["rounds"][-1] if results["rounds"] else None
     if last is not None and any(last["sites"].values()):
         parts.append("one evaluation on held-out patients, as noised sums")
-    return "; ".join(parts)
+    return "; ".join(parts) or "nothing yet"
 
 
 def _of_sites(privacy: dict[str, Any]) -> str:
     spent = "no round has been aggregated yet"
     if privacy["epsilon"] is not None:
         spent = (
-            f"epsilon {_number(privacy['epsilon'])} at delta {privacy['delta']:g} after the last "
-            f"round, with noise multiplier {_number(privacy['noise_multiplier'])}"
+            f"epsilon {cost_of(privacy['epsilon'])} at delta {privacy['delta']:g} after the last "
+            f"round, with noise multiplier {privacy['noise_multiplier']:.4g}"
         )
     return (
         "## Privacy\n\n"
@@ -88,12 +91,13 @@ def _of_sites(privacy: dict[str, Any]) -> str:
     )
 
 
-def _number(value: float | None) -> str:
-    """A cost, rounded up: a promise is not made better by rounding.
+def cost_of(epsilon: float | None) -> str:
+    """An epsilon as reports show it, rounded up: a promise is not made better by rounding.
 
-    >>> _number(1.23401), _number(0.0001), _number(None)
-    ('1.235', '0.0001', '–')
+    >>> cost_of(1.23401), cost_of(0.0001234), cost_of(None)
+    ('1.235', '0.000124', '–')
     """
-    if value is None:
+    if epsilon is None:
         return "–"
-    return f"{value:g}" if value < 0.01 else f"{-(-value * 1000 // 1) / 1000:.3f}"
+    digits = 3 if epsilon >= 0.01 else 6
+    return f"{-(-epsilon * 10**digits // 1) / 10**digits:.{digits}f}"

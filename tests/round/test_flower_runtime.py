@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import RunError
 from common.study import Study
-from common.study_file import load_study, override
+from common.study_file import load_study, override, with_patient_privacy
 from simulations import flower_runtime
 from simulations.cohort import varied_sites, write_cohort
 from simulations.flower_runtime import app_folder, run_on_flower
@@ -67,6 +67,20 @@ def test_both_engines_give_the_same_model_bit_for_bit_and_the_same_metrics(
     assert any("Successfully started run" in line for line in lines)
     # Nothing was fetched or installed, and no other SuperLink was asked.
     assert not list((tmp_path / "flower").rglob("uv.lock"))
+
+
+@pytest.mark.flower
+@pytest.mark.usefixtures("leaves_no_process")
+def test_a_private_run_loses_no_site_and_gives_the_same_model(
+    study: Study, sites: Path, tmp_path: Path
+) -> None:
+    private = with_patient_privacy(study, epsilon=5.0, delta=1e-4)
+    simulate(Simulation(study=private, sites=sites, out=tmp_path / "ours"))
+    run_on_flower(private, sites, tmp_path / "flower", echo=lambda line: None)
+    journal = (tmp_path / "flower" / "journal.jsonl").read_text().splitlines()
+    assert [line for line in journal if json.loads(line)["event"] == "absent"] == []
+    ours, flower = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("ours", "flower"))
+    assert flower == ours
 
 
 @pytest.mark.flower

@@ -11,7 +11,12 @@ from client.training import to_device
 from common.errors import StudyError
 from common.models.patient_model import PatientModel
 from common.study import Study
-from common.study_file import override, study_from_toml, without_granularity
+from common.study_file import (
+    override,
+    study_from_toml,
+    with_patient_privacy,
+    without_granularity,
+)
 from simulations.arms import POOLED
 from simulations.bench.plain_loop import read_sites
 from simulations.cohort import SiteEffects, write_cohort
@@ -189,3 +194,11 @@ def test_frozen_encoders_are_refused_because_nothing_brings_them(study: Study, s
     frozen = override(study, model__frozen=("labs",))
     with pytest.raises(StudyError, match=r"model\.frozen = labs"):
         run_missing(frozen, sites, seeds=[0], jobs=1)
+
+
+def test_a_private_study_is_refused_and_not_trained_without_privacy(
+    study: Study, sites: Path
+) -> None:
+    private = with_patient_privacy(study, epsilon=3.0, delta=1e-4)
+    with pytest.raises(StudyError, match="found privacy mode 'patient'"):
+        run_missing(private, sites, seeds=[0], jobs=1)

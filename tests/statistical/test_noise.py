@@ -22,7 +22,7 @@ from common.privacy.mechanisms import NoiseSource
 from common.privacy.plan import PrivacyPlan
 from common.study import Study
 from tests.unit.builders import labels_of, patients_of, study_of
-from tests.unit.test_dp_training import plan_with, values_of
+from tests.unit.private_builders import plan_with, values_of
 
 LEARNING_RATE = 0.25
 # At most this far from the closed form; seven standard errors of a million samples.

@@ -14,7 +14,7 @@ from client.dp_training import train_privately
 from common.models.patient_model import PatientModel
 from common.privacy.mechanisms import NoiseSource, poisson_sample
 from tests.unit.builders import patients_of, study_of
-from tests.unit.test_dp_training import plan_with, watched
+from tests.unit.private_builders import plan_with, watched
 
 NUM_SAMPLES = 10_000
 NUM_PATIENTS = 40

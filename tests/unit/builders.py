@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from client.training import Patients
 from common.arrays import Arrays, Block, Manifest, size_of
+from common.code_version import code_fingerprint
 from common.metrics.evaluation import statistics_of
 from common.metrics.statistics import EvaluationSums
 from common.models.contract import Batch
+from common.models.patient_model import PatientModel, state_of
 from common.outcomes import ClassOutcome, RegressionOutcome
 from common.study import Study
 from common.wire import Reply, Task, TaskKind
@@ -182,6 +184,19 @@ def evaluation(num_patients: int, study: Study, seed: int = 0) -> dict[str, Eval
         name: statistics.sums_of(predictions[name], outcomes[name])
         for name, statistics in statistics_of(study).items()
     }
+
+
+def task_of(study: Study, kind: TaskKind = TaskKind.TRAIN, **fields: object) -> Task:
+    """A task of the study as an honest coordinator sends it, with some fields replaced."""
+    honest = {
+        "run_id": "run",
+        "round": 0,
+        "nonce": "nonce",
+        "study_hash": study.hash,
+        "code": code_fingerprint(),
+        "arrays": None if kind is TaskKind.ENROL else state_of(PatientModel(study)),
+    }
+    return Task(kind=kind, **(honest | fields))
 
 
 def instruction(node_id: int, kind: str = "train", message_id: str = "") -> Message:

@@ -32,7 +32,9 @@ from common.privacy.plan import PrivacyPlan
 from common.study import Study
 from server.aggregation import SiteUpdate
 from server.site_privacy import SiteMechanism, SitePlan
+from tests.unit import private_builders
 from tests.unit.builders import outcomes_of, patients_of, predictions_of, study_of
+from tests.unit.private_builders import values_of
 
 Floats = NDArray[np.float64]
 Probe = Callable[[Path], None]
@@ -52,21 +54,13 @@ def sgd_study() -> Study:
 def plan_with(**fields: Any) -> PrivacyPlan:
     """A plan of four noised steps, with some fields replaced."""
     settings: dict[str, Any] = {
-        "mode": "patient",
-        "epsilon": 1.0,
-        "delta": 1e-5,
         "noise_multiplier": NOISE,
         "max_grad_norm": CLIP,
         "sample_rate": RATE,
         "expected_batch_size": EXPECTED,
         "steps_per_round": STEPS,
-        "num_rounds": 2,
-        "spare_rounds": 0,
-        "moments_noise_multiplier": None,
-        "evaluation_noise_multiplier": 1.0,
-        "split": "",
     }
-    return PrivacyPlan(**{**settings, **fields})
+    return private_builders.plan_with(**{**settings, **fields})
 
 
 ONE_SILENT_STEP = {"noise_multiplier": _SILENT, "sample_rate": 1.0, "steps_per_round": 1}
@@ -78,15 +72,10 @@ def update_of(
     """What one round of private training adds to the parameters, shape (P,)."""
     study = sgd_study()
     model = PatientModel(study)
-    before_P = _flat(model)
+    before_P = values_of(model)
     options: dict[str, Any] = {"source": source, "seed": 1, "physical_batch": physical_batch}
     train_privately(model, patients, study, plan, **options)
-    return _flat(model) - before_P
-
-
-def _flat(model: PatientModel) -> Floats:
-    trained = [p.detach().double().flatten() for p in model.parameters() if p.requires_grad]
-    return torch.cat(trained).numpy()
+    return values_of(model) - before_P
 
 
 def _noise(num_rounds: int) -> Floats:

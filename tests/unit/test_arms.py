@@ -13,12 +13,12 @@ from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
 from common.study import Study
 from common.study_file import override, study_from_toml, without_granularity
-from simulations.arms import MEAN, POOLED, ArmResult, run_arms, train_centrally
+from simulations.arms import MEAN, POOLED, ArmResult, _scopes, run_arms, train_centrally
 from simulations.arms_report import to_csv, to_markdown
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.logistic import logistic_predictions
 from tests.round.tiny import TINY_STUDY
-from tests.unit.builders import MORE_OUTCOMES, study_of
+from tests.unit.builders import MORE_OUTCOMES, outcomes_of, study_of
 
 SMALL = study_of()
 SEVERAL = study_of(outcomes=MORE_OUTCOMES)
@@ -70,6 +70,20 @@ def test_a_site_with_no_granularity_of_a_variant_is_left_out_of_it(
 ) -> None:
     scopes = {r.scope for r in results if r.variant == "without lifestyle"}
     assert scopes == {"ada", "bea", POOLED, MEAN}
+
+
+@pytest.mark.parametrize("outcome", list(SEVERAL.outcomes))
+def test_training_that_diverged_stays_in_the_table_as_undefined(outcome: str) -> None:
+    labels = outcomes_of(SEVERAL, 9)[outcome]
+    width = {"event": 2, "stay": 1, "death": 3}[outcome]
+    diverged = np.full((9, width), np.nan)
+    evaluated = {"ada": ({outcome: diverged}, {outcome: labels})}
+    told = [(scope, metrics) for _, scope, metrics in _scopes(evaluated, SEVERAL)]
+    assert [scope for scope, _ in told] == ["ada", POOLED, MEAN]
+    for _, metrics in told:
+        num_patients = metrics.pop("num_patients")
+        assert num_patients == labels["known_B"].sum()
+        assert set(metrics.values()) == {None}
 
 
 def test_results_do_not_depend_on_the_number_of_processes(

@@ -1,8 +1,10 @@
 """Reading TOML against a schema: one error, of the right class, with every fault and its key."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from common.contract import Section, read_toml, validate
 from common.errors import SiteConfigError, StudyError, WardroundError
@@ -58,7 +60,7 @@ def test_all_faults_of_a_file_are_in_one_error_with_their_keys(tmp_path: Path) -
     assert str(caught.value) == (
         f"Found 3 faults in {path}:\n"
         "  name: required and missing. Add it.\n"
-        "  inner.depth_m: Input should be a valid integer, unable to parse string as an integer.\n"
+        "  inner.depth_m: expected a valid integer, found 'x'.\n"
         "  colour: unknown key. Remove it, or check its spelling."
     )
 
@@ -67,3 +69,40 @@ def test_all_faults_of_a_file_are_in_one_error_with_their_keys(tmp_path: Path) -
 def test_the_error_is_of_the_class_that_the_caller_names(error: type[WardroundError]) -> None:
     with pytest.raises(error, match="Found 1 fault in here"):
         validate({"name": "a"}, Schema, error, where="here")
+
+
+class Plain(Section):
+    kind: Literal["plain"]
+
+
+class Fancy(Section):
+    kind: Literal["fancy"]
+
+
+class Values(Section):
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    colour: Literal["red", "blue"] = "red"
+    name: Annotated[str, Field(pattern="^[a-z]+$")] = "a"
+    part: Annotated[Plain | Fancy, Field(discriminator="kind")] = Plain(kind="plain")
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ({"share": 0}, "share: expected greater than 0, found 0."),
+        ({"share": float("nan")}, "share: expected less than or equal to 1, found nan."),
+        ({"share": "much"}, "share: expected a valid number, found 'much'."),
+        ({"colour": "green"}, "colour: expected 'red' or 'blue', found 'green'."),
+        ({"name": "A"}, "name: expected a text that should match pattern '^[a-z]+$', found 'A'."),
+        ({"name": "A" * 99}, "match pattern '^[a-z]+$', found something longer."),
+        ({"part": {"kind": "dull"}}, "expected 'kind' to be one of 'plain', 'fancy', found 'dull'"),
+        ({"part": {}}, "expected the key 'kind'"),
+        ({"part": 3}, "found 1 fault"),
+    ],
+)
+def test_a_fault_says_what_was_expected_and_what_was_found(
+    table: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(StudyError) as caught:
+        validate(table, Values, StudyError, where="here")
+    assert sentence.lower() in str(caught.value).lower()

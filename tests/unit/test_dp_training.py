@@ -6,7 +6,7 @@ Letters of shapes: B patients, P trainable parameters.
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -27,35 +27,9 @@ from common.privacy.plan import PrivacyPlan
 from common.study import Study
 from common.study_file import study_from_toml
 from tests.unit.builders import MORE_OUTCOMES, labels_of, patients_of, study_of
+from tests.unit.private_builders import plan_with, values_of, watched
 
 CPU = torch.device("cpu")
-
-
-def plan_with(**fields: Any) -> PrivacyPlan:
-    """A plan of three steps on half of forty patients, with some fields replaced."""
-    settings: dict[str, Any] = {
-        "mode": "patient",
-        "epsilon": 1.0,
-        "delta": 1e-5,
-        "noise_multiplier": 1.0,
-        "max_grad_norm": 0.5,
-        "sample_rate": 0.5,
-        "expected_batch_size": 20.0,
-        "steps_per_round": 3,
-        "num_rounds": 2,
-        "spare_rounds": 0,
-        "moments_noise_multiplier": None,
-        "evaluation_noise_multiplier": 1.0,
-        "split": "",
-        "adjacency": "add or remove one patient",
-    }
-    return PrivacyPlan(**{**settings, **fields})
-
-
-def values_of(model: PatientModel) -> NDArray[np.float64]:
-    """All trainable parameters, shape (P,)."""
-    trained = [p.detach().double().flatten() for p in model.parameters() if p.requires_grad]
-    return torch.cat(trained).numpy()
 
 
 def privately_trained(
@@ -375,29 +349,6 @@ def test_everything_trainable_gets_noise_and_nothing_else_moves() -> None:
     for name, value in model.state_dict().items():
         num_still = int((value == before[name]).sum())
         assert num_still == (0 if name in trainable else value.numel()), name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watched(Patients):
-    """Patients who tell which of them were looked at, and do something then."""
-
-    seen: list[list[int]] = field(default_factory=list)
-    then: Callable[[], object] = lambda: None
-
-    def batch(self, index_B: torch.Tensor) -> Any:
-        self.seen.append(index_B.tolist())
-        self.then()
-        return super().batch(index_B)
-
-
-def watched(patients: Patients, then: Callable[[], object] = lambda: None) -> Watched:
-    return Watched(
-        inputs=patients.inputs,
-        outcomes=patients.outcomes,
-        device=patients.device,
-        num_patients=patients.num_patients,
-        then=then,
-    )
 
 
 def test_a_step_looks_at_the_patients_of_its_poisson_sample_and_at_no_other() -> None:

@@ -9,11 +9,10 @@ from flwr.app import Message
 
 from client.site import Site
 from common.arrays import Arrays
-from common.code_version import code_fingerprint
-from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from common.wire import Reply, Task, TaskKind, reply_from_records, task_to_records
 from simulations.engine import InProcessGrid
+from tests.unit.builders import task_of
 
 
 class Double:
@@ -27,18 +26,6 @@ class Double:
 @pytest.fixture
 def site(new_site, tiny_study: Study, tmp_path: Path) -> Site:
     return Site.simulated(new_site(), tiny_study, state_dir=tmp_path / "state")
-
-
-def task_of(study: Study, kind: TaskKind = TaskKind.TRAIN) -> Task:
-    return Task(
-        kind=kind,
-        run_id="run",
-        round=0,
-        nonce="nonce",
-        study_hash=study.hash,
-        code=code_fingerprint(),
-        arrays=None if kind is TaskKind.ENROL else state_of(PatientModel(study)),
-    )
 
 
 def message_to(grid: InProcessGrid, node_id: int, task: Task) -> Message:

@@ -51,6 +51,19 @@ def test_a_data_set_that_changed_while_the_site_was_closed_is_noticed(
     assert kinds(state)[-2:] == ["data_changed", "reserved"]
 
 
+def test_a_ledger_that_is_read_in_several_pieces_is_whole(
+    state: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_ledger(state, key) as ledger:
+        do_round(ledger, request_of(1))
+    before = ledger_path(state, DATASET).read_bytes()
+    real = os.pread  # which gives 2 GiB at most in one call
+    monkeypatch.setattr(os, "pread", lambda file, size, start: real(file, min(size, 100), start))
+    with open_ledger(state, key) as ledger:
+        assert len(ledger.charges()) == 1
+    assert ledger_path(state, DATASET).read_bytes() == before
+
+
 def test_a_ledger_that_is_not_durable_is_of_a_simulation(state: Path, key: SigningKey) -> None:
     with pytest.raises(ValueError, match="durable"):
         open_ledger(state, key, simulation=False)

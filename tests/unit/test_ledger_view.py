@@ -14,7 +14,7 @@ from rich.console import Console
 from client.ledger.entries import ledger_path
 from client.ledger.ledger import Ledger
 from client.ledger.verification import countersigned_path
-from client.ledger.view import LedgerView, view_ledger
+from client.ledger.view import LedgerView, epsilon_text, view_ledger
 from client.ledger_view import renderables
 from common.errors import RefusalCode, SiteConfigError
 from common.privacy.events import Charge, Unprotected
@@ -172,8 +172,12 @@ def test_a_ledger_that_was_edited_is_shown_with_its_faults(tmp_path: Path, key: 
     countersigned_path(tmp_path, DATASET).write_bytes(b"other")
     view = view_of(tmp_path)
     assert "has another digest than it says" in view.faults[0]
-    assert not view.to_json()["whole"]
+    table = view_of(tmp_path, budget=9.0).to_json()
+    assert (table["whole"], table["left"]) == (False, None)
     text = text_of(view)
+    assert "spent: at least epsilon" in text
+    assert "nothing must be spent" in text
+    assert "left:" not in text
     assert "the ledger is NOT whole" in text
     assert "fault  entry" in text
 
@@ -225,6 +229,32 @@ def test_the_json_has_what_the_text_has(tmp_path: Path, key: SigningKey) -> None
 def test_a_site_without_a_ledger_says_so(tmp_path: Path) -> None:
     with pytest.raises(SiteConfigError, match="Expected a ledger at"):
         view_of(tmp_path)
+
+
+def test_a_ledger_of_which_nothing_can_be_read_says_so(tmp_path: Path, key: SigningKey) -> None:
+    open_ledger(tmp_path, key).close()
+    path = ledger_path(tmp_path, DATASET)
+    path.write_bytes(b"other\n")
+    with pytest.raises(SiteConfigError, match=r"without a sound entry .entry 0 of 1 is damaged"):
+        view_of(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(SiteConfigError, match=r"Expected a readable ledger .* IsADirectoryError"):
+        view_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [
+        (0.0, "0"),
+        (0.3, "0.3"),
+        (4.98612, "4.987"),
+        (0.00012341, "0.0001235"),
+        (math.inf, "unbounded"),
+    ],
+)
+def test_an_epsilon_is_rounded_up(epsilon: float, text: str) -> None:
+    assert epsilon_text(epsilon) == text
 
 
 def test_the_view_changes_nothing_and_reads_while_the_site_runs(

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from server.report.markdown import report_of
+from server.report.markdown import noised_number_of, report_of
+from server.report.privacy import cost_of
 
 METRICS = {
     "num_patients": 30.0,
@@ -366,6 +367,12 @@ def test_a_privacy_officer_reads_what_is_promised_released_and_not_protected() -
     assert "oracle" not in section
 
 
+def test_before_the_first_round_nothing_is_released() -> None:
+    results = _private()
+    results["privacy"] |= {"moments": False}
+    assert "**Released**: nothing yet." in report_of(results | {"rounds": []})
+
+
 def test_a_run_with_fixed_noise_and_public_ranges_promises_and_releases_less() -> None:
     results = _private()
     results["privacy"] |= {"epsilon": None, "moments": False}
@@ -380,6 +387,20 @@ def test_counts_below_the_noise_are_told_as_lost() -> None:
     results["rounds"][-1]["sites"]["north"] = {"event": lost}
     assert "| north | lost in the noise | – |" in report_of(results)
     assert "| south | not sent | – |" in report_of(results)
+
+
+def test_a_metric_that_is_not_known_has_no_noise_beside_it() -> None:
+    metrics = {"auroc": None, "auroc_noise_sd": 0.378, "f1": 0.5, "f1_noise_sd": None}
+    assert noised_number_of("auroc", metrics) == "–"
+    assert noised_number_of("f1", metrics) == "0.500"
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [(0.9974156, "0.998"), (0.1, "0.100"), (5.0, "5.000"), (0.0001231, "0.000124"), (None, "–")],
+)
+def test_a_cost_is_rounded_up(epsilon: float | None, text: str) -> None:
+    assert cost_of(epsilon) == text
 
 
 @pytest.mark.parametrize(

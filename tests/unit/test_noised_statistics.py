@@ -342,3 +342,12 @@ def test_the_error_of_regression_has_less_noise_than_its_plain_sums_would() -> N
     expected = 3 * (0.25 + (0.5 - e) ** 2)
     assert np.var(maes) * 2000**2 == pytest.approx(expected, rel=0.2)
     assert expected < 0.5 * 3 * (1 + e**2)
+
+
+def test_an_error_of_nothing_but_noise_is_undefined_and_not_zero() -> None:
+    statistics = NoisedRegression(range=(0.0, 10.0))
+    # Errors e of which 2e - 1 and 2e² - 1 add up to less than -n: only noise can do that.
+    sums = statistics.sums_from(np.array([20.0, -25.0, -21.0]), 4.0)
+    metrics = statistics.metrics_of(sums)
+    assert metrics["num_patients"] == 20.0
+    assert (metrics["mae"], metrics["rmse"], metrics["loss"]) == (None, None, None)

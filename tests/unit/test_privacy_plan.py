@@ -1,6 +1,7 @@
 """The plan of a private run: enough noise, never too little, and charges that agree with it."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,12 @@ def test_the_smallest_and_largest_epsilon_are_met(epsilon: float, cohort_size: i
     assert 0.98 * epsilon <= plan.epsilon <= epsilon
 
 
+@pytest.mark.parametrize("normalisation", ["federated", "public_range"])
+def test_not_even_the_evaluation_costs_more_than_a_tiny_target(normalisation: str) -> None:
+    plan = plan_of(private_study(epsilon=0.004, normalisation=normalisation), cohort_size=300)
+    assert plan.epsilon <= 0.004
+
+
 def test_a_cap_below_the_target_of_the_study_is_the_target() -> None:
     plan = plan_of(private_study(epsilon=3.0), cohort_size=100, epsilon_cap=0.5)
     assert 0.49 <= plan.epsilon <= 0.5
@@ -87,7 +94,8 @@ def test_whole_is_an_enrolment_every_round_and_spare_round_and_one_evaluation() 
     assert plan.charges_of("query") == (Charge(event=moments, part=Part.TRAIN, split=split),)
     assert plan.charges_of("train") == (train,)
     assert plan.charges_of("evaluate") == (Charge(event=evaluation, part=Part.TEST, split=split),)
-    assert plan.whole() == (*plan.charges_of("query"), *6 * (train,), *plan.charges_of("evaluate"))
+    rounds = replace(train, event=replace(steps, count=6 * 3))
+    assert plan.whole() == (*plan.charges_of("query"), rounds, *plan.charges_of("evaluate"))
 
 
 def test_a_kind_of_task_that_there_is_not_is_an_error() -> None:
@@ -262,7 +270,7 @@ def test_every_reason_is_told_at_once() -> None:
         training={"balance": "resample"},
         model={"site_intercept_sd": 1},
     )
-    with pytest.raises(StudyError, match=r"(?s)Found 3 .*cox.*balance.*site_intercept_sd"):
+    with pytest.raises(StudyError, match=r"(?s)found 3 .*cox.*balance.*site_intercept_sd"):
         check_private(study)
 
 

@@ -26,7 +26,7 @@ from common.privacy.plan import plan_of
 from common.study import Study
 from common.study_file import override, study_to_toml, with_patient_privacy
 from common.wire import Reply, TaskKind
-from tests.unit.test_site import task_of
+from tests.unit.builders import task_of
 
 EPSILON, DELTA = 4.0, 1e-4
 BUDGET = {"epsilon_budget": 10.0, "delta_budget": 1e-4, "cohort_size": 45, "min_patients": 20}
@@ -202,6 +202,28 @@ def test_after_a_run_without_privacy_no_budget_is_left(
     charged = [e for e in ledger_of(site) if e["kind"] == "reserved"]
     assert [e["fields"]["charges"][0]["mechanism"] for e in charged] == ["unprotected"]
     assert answer(site, private, run_id="private").status == "budget_exceeded"
+
+
+def test_what_costs_nothing_leaves_no_trace_in_the_ledger(open_real, private: Study) -> None:
+    site = open_real(private)
+    for _ in range(20):
+        assert answer(site, private, TaskKind.ENROL).status == "ok"
+    assert kinds(site) == ["opened"]
+
+
+def test_whoever_asks_for_what_is_refused_does_not_fill_the_disk(open_real, private: Study) -> None:
+    site = open_real(private)
+    for _ in range(20):
+        assert answer(site, private, arrays=None).status == "arrays_mismatch"
+    assert kinds(site) == ["opened", "refused"]
+
+
+def test_a_private_study_of_more_rounds_than_the_policy_allows_stops_the_site_at_once(
+    open_real, private: Study
+) -> None:
+    endless = override(private, training__rounds=10**9)
+    with pytest.raises(SiteConfigError, match=r"Expected the policy to allow .* at most 1000"):
+        open_real(endless)
 
 
 def test_a_ledger_is_open_to_one_process_alone(open_real, private: Study) -> None:

@@ -126,3 +126,53 @@ def test_there_is_a_results_table_for_every_outcome_and_none_without_rounds() ->
     for expected in ("MAE", "RMSE", "R²", "2.500", "1,234"):
         assert expected in stay_part
     assert list(results_tables(results | {"rounds": []})) == []
+
+
+def test_the_tables_of_a_private_run_show_the_noise_and_what_the_run_has_cost() -> None:
+    metrics = {
+        "num_patients": 22.1,
+        "num_patients_noise_sd": 13.3,
+        "auroc": 0.0,
+        "auroc_noise_sd": 0.368,
+        "auprc": None,
+        "auprc_noise_sd": 0.1,
+        "accuracy": 0.5,
+        "accuracy_noise_sd": 0.25,
+        "f1": 0.7,
+        "f1_noise_sd": 0.1,
+        "calibration_error": None,
+    }
+    by_outcome = {"event": metrics}
+    last = {"round": 3, "sites": {"ada": by_outcome}, "pooled": by_outcome}
+    privacy = {
+        "mode": "patient",
+        "adjacency": "add or remove one patient",
+        "epsilon": 1.0,
+        "delta": 1e-4,
+        "sites": {
+            "ada": {"epsilon": 0.9974156, "delta": 1e-4},
+            "bea": {"epsilon": None, "delta": None},
+        },
+    }
+    results = {"rounds": [last], "outcomes": {"event": "binary"}, "privacy": privacy}
+    console = Console(file=io.StringIO(), width=80)
+    for table in results_tables(results):
+        console.print(table)
+    shown = text_of(console)
+    for expected in ("22 ± 13", "0.000 ± 0.368", "0.500 ± 0.250", "0.998", "0.0001", "not told"):
+        assert expected in shown
+    # What nobody has is left out; a title is one line.
+    assert "calibration" not in shown
+    assert "privacy (add or remove one patient): what this run has cost" in shown
+
+
+def test_a_private_run_shows_no_loss_and_no_number_before_its_evaluation(console: Console) -> None:
+    private = {"mode": "patient", "epsilon": 3.0, "delta": 1e-4}
+    study = study_of(privacy=private).model_dump(mode="json")
+    with Progress(console) as progress:
+        progress.listen({"event": "run_started", "study": study, "num_rounds": 1})
+        progress.listen({"event": "enrolled", "site": "ada", "counts": {}})
+        progress.listen({"event": "asked", "round": 0, "kind": "train"})
+        progress.listen({"event": "reply", "site": "ada", "metrics": {}})
+        progress.listen({"event": "aggregated", "round": 1})
+    assert text_of(console).splitlines() == ["round 0/1: 1 sites"]

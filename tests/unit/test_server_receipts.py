@@ -56,6 +56,15 @@ def test_a_receipt_that_does_not_follow_is_refused_and_changes_nothing(
     assert receipts.last("north") == before
 
 
+def test_a_false_first_receipt_does_not_keep_the_site_itself_out(receipts: Receipts) -> None:
+    with pytest.raises(MessageError):
+        receipts.accept(
+            "north", replace(receipt(9, key=SigningKey.generate()), signature="0" * 128)
+        )
+    receipts.accept("north", receipt(3))
+    assert receipts.last("north") is not None
+
+
 def test_sites_do_not_share_a_key_or_a_head(receipts: Receipts) -> None:
     other = SigningKey.generate()
     receipts.accept("north", receipt(5))

@@ -24,6 +24,7 @@ from common.models.patient_model import PatientModel, state_of, trainable_manife
 from common.study import Study
 from common.study_file import override, study_to_toml
 from common.wire import Reply, Task, TaskKind, reply_from_records, reply_to_records
+from tests.unit.builders import task_of
 
 CANARY = "Qx-Mrs-Miller-1943-zK"
 
@@ -46,18 +47,6 @@ def standing_site(site_dir, tiny_study, tmp_path_factory: pytest.TempPathFactory
     """One site for the many examples of hypothesis; an answer does not depend on those before."""
     state_dir = tmp_path_factory.mktemp("standing")
     return Site.simulated(site_dir, tiny_study, state_dir=state_dir)
-
-
-def task_of(study: Study, kind: TaskKind = TaskKind.TRAIN, **fields: object) -> Task:
-    honest = {
-        "run_id": "run",
-        "round": 0,
-        "nonce": "nonce",
-        "study_hash": study.hash,
-        "code": code_fingerprint(),
-        "arrays": None if kind is TaskKind.ENROL else state_of(PatientModel(study)),
-    }
-    return Task(kind=kind, **(honest | fields))
 
 
 def audit_of(state_dir: Path) -> list[dict]:

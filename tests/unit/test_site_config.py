@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from client.config import load_site_config
+from client.policy import Policy
+from client.template import init_site
 from common.errors import SiteConfigError
 
 
@@ -80,3 +82,20 @@ def test_state_inside_the_data_by_way_of_a_link_is_refused(new_site) -> None:
 def test_a_device_is_auto_cpu_or_a_numbered_gpu(new_site, device: str) -> None:
     with pytest.raises(SiteConfigError, match=r"site\.device"):
         load_site_config(new_site(site={"device": device}))
+
+
+def test_the_template_explains_every_key_of_a_policy_and_decides_nothing_private(
+    tmp_path: Path,
+) -> None:
+    path, *_ = init_site(tmp_path / "ward", None)
+    decided = load_site_config(path.parent).policy
+    assert (decided.epsilon_budget, decided.cohort_size) == (None, None)
+    assert not decided.allow_without_privacy
+    # What an engineer does: take the # away in front of the figures.
+    text = path.read_text(encoding="utf-8")
+    for key in ("epsilon_budget", "cohort_size", "epsilon_per_run"):
+        text = text.replace(f"# {key} = ", f"{key} = ")
+    path.write_text(text, encoding="utf-8")
+    policy = load_site_config(path.parent).policy
+    assert policy.model_fields_set == set(Policy.model_fields)
+    assert None not in policy.model_dump().values()
