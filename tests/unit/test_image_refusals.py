@@ -40,11 +40,11 @@ class TestRefusals:
         [
             (b"", "unsupported"),
             (b"GIF89a" + bytes(200), "unsupported"),
-            (gzip.compress(b"no volume"), "unsupported"),
+            (gzip.compress(b"no volume", mtime=0), "unsupported"),
             (png_bytes()[:-40], "unreadable"),
             (dicom_bytes()[:-40], "unreadable"),
             (nifti_bytes()[:-40], "unreadable"),
-            (gzip.compress(nifti_bytes())[:-40], "unreadable"),
+            (gzip.compress(nifti_bytes(), mtime=0)[:-40], "unreadable"),
             (dicom_bytes(Rows=65535, Columns=65535), "too large"),
             (dicom_bytes(NumberOfFrames=2_000_000_000), "too large"),
             (dicom_bytes(NumberOfFrames=-1), "unreadable"),

@@ -149,7 +149,7 @@ def mutant(content: bytes, suffix: str, seed: random.Random) -> bytes:
     if suffix == ".csv":
         return mutant_of_text(content, seed)
     if suffix == ".csv.gz" and seed.randrange(2):
-        return gzip.compress(mutant_of_text(gzip.decompress(content), seed), 1)
+        return gzip.compress(mutant_of_text(gzip.decompress(content), seed), 1, mtime=0)
     return mutant_of_bytes(content, seed)
 
 
