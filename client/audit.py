@@ -1,18 +1,23 @@
 """The audit log: one line for every answer that left this hospital, refusals included.
 
-Names, sizes, norms and digests; never a value of a patient and never the arrays themselves.
+Names, sizes, norms and digests; never a value of a patient and never the arrays themselves. Each
+line holds the digest of the one before (`client.chained_lines`), so that what was written cannot
+be changed unseen; `client.audit_view` reads and verifies it.
 """
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
-from common.files import sync_folder
+from client.chained_file import ChainedFile
+from common.signing import Purpose, SigningKey
 from common.wire import Reply, Task
+
+
+def audit_path(state_dir: Path) -> Path:
+    """Where a site keeps its audit log."""
+    return state_dir / "audit.jsonl"
 
 
 def utc_now() -> datetime:
@@ -21,32 +26,44 @@ def utc_now() -> datetime:
 
 
 class AuditLog:
-    """An append-only file of JSON lines.
+    """An append-only file of chained lines.
+
+    Guarantees:
+        - What was written is never changed; a line that a power cut tore stays, and is told of.
+        - A log that was changed, cut or replaced while it is in use is not added to.
 
     Args:
         durable: whether each line is on disk (fsync) before the answer it tells of may leave.
+        key: of the site, which signs each line; without it, lines are chained alone.
     """
 
     def __init__(
-        self, path: Path, *, durable: bool = True, clock: Callable[[], datetime] = utc_now
+        self,
+        path: Path,
+        *,
+        durable: bool = True,
+        clock: Callable[[], datetime] = utc_now,
+        key: SigningKey | None = None,
     ) -> None:
-        self._path = path
-        self._durable = durable
+        self._file = ChainedFile(path, purpose=Purpose.AUDIT_LINE, durable=durable, key=key)
         self._clock = clock
 
     def append(self, **fields: object) -> None:
-        """Writes one line; raises `OSError` if it cannot, and then nothing may leave."""
-        line = json.dumps({"at": self._clock().isoformat(timespec="milliseconds"), **fields})
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not self._path.exists()
-        with self._path.open("a+b") as file:
-            # A line that a power cut tore must not take the next one with it.
-            file.write(b"\n" * _is_torn(file) + line.encode() + b"\n")
-            file.flush()
-            if self._durable:
-                os.fsync(file.fileno())
-        if is_new and self._durable:
-            sync_folder(self._path.parent)
+        """Writes one line; where it raises, nothing may leave.
+
+        Raises:
+            OSError: the line could not be written.
+            SiteConfigError: the log is not as it was left.
+            ValueError: a field has no form in JSON.
+        """
+        self._file.append({**fields, "at": self._clock().isoformat(timespec="milliseconds")})
+
+    def check_end(self) -> None:
+        """Nothing, if the log may be added to: a site finds out when it starts, not in a round.
+
+        Raises OSError and SiteConfigError as `append`.
+        """
+        self._file.check_end()
 
 
 def audit_line(task: Task, reply: Reply, kept_back: list[str]) -> dict[str, object]:
@@ -72,11 +89,3 @@ def audit_line(task: Task, reply: Reply, kept_back: list[str]) -> dict[str, obje
         "sha256": None if arrays is None else arrays.digest(),
         "receipt": None if reply.receipt is None else asdict(reply.receipt),
     }
-
-
-def _is_torn(file: BinaryIO) -> bool:
-    """Whether the file ends within a line."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"

@@ -8,6 +8,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import client.cli_keys
+import client.cli_study
+
 SiteDir = Annotated[Path, typer.Argument(help="The folder with site.toml.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -135,3 +138,8 @@ def mount(app: typer.Typer) -> None:
     app.command("init-site", rich_help_panel="For a hospital")(init_site)
     app.command("ledger", rich_help_panel="For a hospital")(ledger)
     app.command("predict", rich_help_panel="For a hospital")(predict)
+    client.cli_study.mount(app)
+    site = typer.Typer(help="This hospital's keys, and its place in a consortium.")
+    site.command("keys")(client.cli_keys.site_keys)
+    site.command("join")(client.cli_keys.site_join)
+    app.add_typer(site, name="site", rich_help_panel="For a hospital")

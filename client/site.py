@@ -14,7 +14,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from client.audit import AuditLog, audit_line
+from client.acceptance import accepted_studies
+from client.audit import AuditLog, audit_line, audit_path
 from client.charging import Charging, Ledgered, TakingTurns, Unledgered
 from client.config import SiteConfig, load_site_config
 from client.device import device_of
@@ -25,13 +26,12 @@ from client.personal import Personal, PersonalStore, personal_folder
 from client.prepared import prepare
 from client.work import PlainWork, PredictionObserver, PrivateWork, Sources, Work
 from common.code_version import code_fingerprint
-from common.errors import DataError, Refusal, RefusalCode, SiteConfigError
+from common.errors import DataError, Refusal, RefusalCode
 from common.models.patient_model import load_state
 from common.privacy.mechanisms import NoiseSource
 from common.seeds import seed_of
 from common.signing import SigningKey
 from common.study import Study
-from common.study_file import load_study
 from common.wire import Reply, Task, TaskKind
 
 logger = logging.getLogger(__name__)
@@ -69,16 +69,10 @@ class Site:
             DataError: the data cannot be used; every reason is told.
         """
         config = load_site_config(site_dir)
-        studies = {}
-        for study_hash in config.policy.accepted_studies:
-            study = load_study(config.state_dir / "studies" / f"{study_hash}.toml")
-            if study.hash != study_hash:
-                raise SiteConfigError(
-                    f"Expected the accepted study {study_hash[:12]}… in state_dir/studies, found "
-                    "another under its name. Accept the study again."
-                )
-            studies[study_hash] = study
+        studies = accepted_studies(config)
         key = SigningKey.load_or_create(config.state_dir / "keys" / "site.pem")
+        audit = AuditLog(audit_path(config.state_dir), key=key)
+        audit.check_end()
         fingerprint = data_fingerprint(config.data_paths, key=key)
         # A key for each task: a copy of this process (a snapshot of its machine that is started
         # again) repeats no noise for another task.
@@ -99,7 +93,7 @@ class Site:
             config=config,
             works=works,
             charging=Ledgered(ledger, fingerprint=fingerprint, source_kind="secure"),
-            audit=AuditLog(config.state_dir / "audit.jsonl"),
+            audit=audit,
         )
 
     @classmethod
@@ -147,7 +141,7 @@ class Site:
                 return Ledgered(ledger, fingerprint=fingerprint, source_kind="seeded")
 
             charging = TakingTurns(books) if takes_turns else books()
-        audit = AuditLog(state_dir / "audit.jsonl", durable=durable)
+        audit = AuditLog(audit_path(state_dir), durable=durable)
         return cls(config=config, works=works, charging=charging, audit=audit)
 
     def close(self) -> None:

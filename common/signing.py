@@ -40,6 +40,10 @@ class Purpose(StrEnum):
     LEDGER_HEAD = "ledger-head"
     COUNTERSIGNED_HEAD = "ledger-head-countersigned"
     DATA_FINGERPRINT = "data-fingerprint"
+    AUDIT_LINE = "audit-line"
+    ACCEPTANCE = "study-acceptance"
+    SITE_KEYS = "site-keys"
+    ROSTER = "roster"
 
 
 class SigningKey:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+import server.provision.cli
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
@@ -20,3 +22,4 @@ def report(
 def mount(app: typer.Typer) -> None:
     """Adds the coordinator's commands to the command line."""
     app.command("report", rich_help_panel="For a researcher")(report)
+    app.command("provision", rich_help_panel="For a coordinator")(server.provision.cli.provision)

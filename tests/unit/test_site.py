@@ -486,7 +486,7 @@ def test_an_accepted_study_that_was_changed_afterwards_stops_the_site(new_site, 
     studies.mkdir(parents=True)
     changed_study = override(tiny_study, training__local_epochs=50)
     (studies / f"{tiny_study.hash}.toml").write_text(study_to_toml(changed_study))
-    with pytest.raises(SiteConfigError, match="Accept the study again"):
+    with pytest.raises(SiteConfigError, match="found another study under its name"):
         Site.open(folder)
 
 

@@ -1,0 +1,1 @@
+"""Provisioning: what a consortium needs before its first round, made at the coordinator's."""

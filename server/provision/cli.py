@@ -1,0 +1,48 @@
+"""The command `wardround provision`."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def provision(
+    consortium: Annotated[Path, typer.Argument(help="CONSORTIUM.toml.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="The coordinator's folder, made or brought up to date.")
+    ],
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(help="A known site that has made new keys; repeatable.", show_default=False),
+    ] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Make certificates again that end soon or have ended.")
+    ] = False,
+) -> None:
+    """Make a consortium's authority, certificates and roster, and a folder for each hospital."""
+    from server.provision.provisioning import provision as make
+
+    made = make(consortium, out, now=datetime.now(UTC), replace=replace or (), renew=renew)
+    for path in made.written:
+        typer.echo(f"wrote {path}")
+    if not made.written:
+        typer.echo(f"{out} is up to date; nothing was changed.")
+    for what, names in (
+        ("new; register its node with the SuperLink", made.changes.added),
+        ("other keys; register its new node with the SuperLink", made.changes.replaced),
+        ("takes part no longer; remove its node from the SuperLink", made.changes.removed),
+    ):
+        for name in names:
+            typer.echo(f"{name}: {what}")
+    roster = made.roster
+    typer.echo(f"roster {roster.serial} of {roster.consortium}, {len(roster.sites)} sites")
+    typer.echo("Compare on the phone, at numbers that did not come with the files:")
+    typer.echo(f"  coordinator  signing key {roster.coordinator_fingerprint}")
+    for site in roster.sites:
+        typer.echo(f"  {site.name}  signing key {site.fingerprints['signing_key']}")
+        typer.echo(f"  {site.name}  node key    {site.fingerprints['node_key']}")
+    for notice in made.notices:
+        typer.echo(notice)
+    typer.echo(f"Keep {out / 'private'} on this machine; send each hospital its folder in sites/.")
+    typer.echo(f"SuperLink: flower-superlink {' '.join(made.superlink_arguments)}")
