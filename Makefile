@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types layers unit test-full bench clean
+.PHONY: help env demo test lint types layers unit test-full bench proto clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -44,6 +44,9 @@ test-full: env ## All tests, with more examples for the property tests
 
 bench: env ## Speed against a plain loop and against Flower's simulation runtime
 	$(BIN)/wardround bench engine
+
+proto: env ## Generate the code of client/site.proto (grpcio-tools, as pinned)
+	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --grpc_python_out=. client/site.proto
 
 clean: ## Remove the environment and the caches
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

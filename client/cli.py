@@ -10,6 +10,7 @@ from rich.markup import escape
 
 import client.cli_keys
 import client.cli_study
+import client.node
 
 SiteDir = Annotated[Path, typer.Argument(help="The folder with site.toml.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -132,6 +133,25 @@ def ledger(
         raise typer.Exit(1)
 
 
+def site_serve(
+    site_dir: SiteDir,
+    address: Annotated[
+        str | None,
+        typer.Option(help="unix:/path or 127.0.0.1:PORT; default: a socket in state_dir."),
+    ] = None,
+    gpu_memory_fraction: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Of its GPU, where several sites share one.")
+    ] = 1.0,
+) -> None:
+    """Run the site process, which alone reads the data, until it is told to stop.
+
+    Exit code 1 if a task had to be given up.
+    """
+    from client.agent import serve_command
+
+    serve_command(site_dir, address, gpu_memory_fraction)
+
+
 def mount(app: typer.Typer) -> None:
     """Adds the hospital's commands to the command line."""
     app.command("check-site", rich_help_panel="For a hospital")(check_site)
@@ -139,7 +159,9 @@ def mount(app: typer.Typer) -> None:
     app.command("ledger", rich_help_panel="For a hospital")(ledger)
     app.command("predict", rich_help_panel="For a hospital")(predict)
     client.cli_study.mount(app)
-    site = typer.Typer(help="This hospital's keys, and its place in a consortium.")
+    site = typer.Typer(help="This hospital's keys, its processes, and its place in a consortium.")
     site.command("keys")(client.cli_keys.site_keys)
     site.command("join")(client.cli_keys.site_join)
+    site.command("serve")(site_serve)
+    site.command("connect")(client.node.node_command)
     app.add_typer(site, name="site", rich_help_panel="For a hospital")

@@ -50,7 +50,7 @@ def _found(findings: list[Finding]) -> list[tuple[str, str]]:
 class TestTables:
     def test_a_packed_table_has_its_files_in_the_folder_of_its_name(self, site: Path) -> None:
         path = site / "imaging.csv.gz"
-        path.write_bytes(gzip.compress(b"patient_id,file\na,3.png\n"))
+        path.write_bytes(gzip.compress(b"patient_id,file\na,3.png\n", mtime=0))
         source = Source(granularity="imaging", path=path, ids=pd.Index(["a"]))
         arrays, findings = IMAGES.read(source, images_granularity())
         assert findings == []

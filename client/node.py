@@ -1,0 +1,185 @@
+"""The connector: it stands between the coordinator's network and the site process.
+
+One resident loop pulls messages for this hospital from Flower's SuperLink, hands their bytes to the
+site process, and pushes the reply. It has the network and not the data: it must never read a
+patient's file, import torch, or fetch, install or run code that a server offers.
+"""
+
+import hashlib
+import ipaddress
+import signal
+import ssl
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+from common.errors import SiteConfigError
+from common.private_files import read_private
+
+
+def run_node(
+    *,
+    superlink: str,
+    site_address: str,
+    root_certificates: Path | None,
+    auth_key: Path | None,
+    heartbeat_file: Path,
+    stop: threading.Event,
+    client_certificate: Path | None = None,
+    insecure: bool = False,
+) -> None:
+    """Connects the site process at `site_address` with a SuperLink, until `stop` is set.
+
+    Guarantees:
+        - Without TLS and a CA file it starts only if told so, and to loopback alone.
+        - A key that others can read is not used.
+
+    Args:
+        superlink: HOST:PORT.
+        root_certificates: PEM file of the CA that the server's certificate must be signed by.
+        auth_key: file of the node's ECDSA key in OpenSSH's form, whose public half the coordinator
+            has registered; None for a key of this run alone.
+        heartbeat_file: touched while the loop turns: stale after 90 s means wedged. What the
+            connector remembers stands beside it.
+        client_certificate: PEM file with certificate and key, for a proxy that wants one.
+        insecure: no TLS.
+
+    Raises:
+        SiteConfigError: a file is missing or malformed, TLS is neither on nor given up, or another
+            connector uses the same folder.
+    """
+    # What speaks Flower is imported here: the command line loads neither flwr nor httpx.
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+    from client.agent_client import connect
+    from client.node_fleet import Fleet
+    from client.node_loop import Node
+    from client.node_session import Session, only_one
+
+    tls = _tls_context(superlink, root_certificates, client_certificate, insecure=insecure)
+    key = ec.generate_private_key(ec.SECP384R1()) if auth_key is None else _load_key(auth_key)
+    digest = hashlib.sha256(public_key_to_bytes(key.public_key())).hexdigest()
+    folder = heartbeat_file.parent
+    with only_one(folder), connect(site_address) as site:
+        session = Session(folder / "session.json", superlink=superlink, key_digest=digest)
+        node = Node(
+            site=site,
+            new_fleet=lambda alive: Fleet(superlink=superlink, tls=tls, key=key, on_progress=alive),
+            session=session,
+            heartbeat_file=heartbeat_file,
+            stop=stop,
+            is_ephemeral=auth_key is None,
+        )
+        node.run()
+
+
+def _tls_context(
+    superlink: str,
+    root_certificates: Path | None,
+    client_certificate: Path | None,
+    *,
+    insecure: bool,
+) -> ssl.SSLContext | None:
+    """What a server's certificate is checked against; None for none at all, on loopback."""
+    host, _, port = superlink.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise SiteConfigError(
+            f"Expected the coordinator's server as HOST:PORT, found {superlink!r}. "
+            "It is written without https:// and without a path."
+        )
+    if insecure:
+        if root_certificates is not None or not _is_loopback(host.strip("[]")):
+            raise SiteConfigError(
+                "Expected --insecure with a loopback address and no certificates, found another. "
+                "Name the consortium's CA with --root-certificates."
+            )
+        return None
+    if root_certificates is None:
+        raise SiteConfigError(
+            "Expected the consortium's CA, found none. Name it with --root-certificates; a trial "
+            "on one machine may say --insecure."
+        )
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_verify_locations(cafile=root_certificates)
+        if client_certificate is not None:
+            context.load_cert_chain(client_certificate)
+    except OSError as fault:  # ssl.SSLError is one
+        raise SiteConfigError(
+            f"Expected certificates in PEM, found {type(fault).__name__} ({root_certificates}, "
+            f"{client_certificate}). Ask the coordinator for the file again."
+        ) from None
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name is whatever a resolver says
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The node's key. Raises `SiteConfigError` as `run_node` says."""
+    content = read_private(path, SiteConfigError)
+    try:
+        key = load_ssh_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SiteConfigError(
+            "Expected an ECDSA key in OpenSSH's form without a password, found other content "
+            f"({path}). The key that signs replies is another: this one is for the connection."
+        )
+    return key
+
+
+def node_command(
+    site_dir: Annotated[Path, typer.Argument(help="The folder with site.toml.")],
+    superlink: Annotated[str, typer.Option(help="The coordinator's server, HOST:PORT.")],
+    root_certificates: Annotated[
+        Path | None, typer.Option(help="The consortium's CA, a PEM file.")
+    ] = None,
+    auth_key: Annotated[Path | None, typer.Option(help="The node's ECDSA key, a PEM file.")] = None,
+    client_certificate: Annotated[
+        Path | None, typer.Option(help="Certificate and key for a proxy that wants one, PEM.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Where the site process listens, if not in state_dir.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="No TLS: a trial on one machine.")
+    ] = False,
+) -> None:
+    """Connect a running site process with the coordinator's server, until told to stop.
+
+    It reads site.toml and the files named here, and no data.
+    """
+    from client.agent_address import default_address
+    from client.config import load_site_config
+    from client.site_keys import node_key_path
+
+    state_dir = load_site_config(site_dir).state_dir
+    own_key = node_key_path(state_dir)
+    stop = threading.Event()
+    with ExitStack() as handlers:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handlers.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda *_: stop.set())
+        run_node(
+            superlink=superlink,
+            site_address=address or default_address(state_dir),
+            root_certificates=root_certificates,
+            auth_key=auth_key or (own_key if own_key.exists() else None),
+            heartbeat_file=state_dir / "connector" / "heartbeat",
+            stop=stop,
+            client_certificate=client_certificate,
+            insecure=insecure,
+        )

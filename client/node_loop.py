@@ -1,0 +1,247 @@
+"""The connector's loop: join, pull, ask the site, push, and from the start when a line is lost.
+
+It must never raise for what the other side does or does not do, and never touch what a message says
+beyond its type and its ids.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
+
+from client.agent_client import MAX_MESSAGE_BYTES, SiteConnection
+from client.node_fleet import Fleet, NotRecognised, Rejected, Unreachable
+from client.node_objects import Pulled
+from client.node_session import Session
+from client.node_threads import Beating, Question
+from common import wire
+from common.errors import MessageError, SiteProcessError
+
+logger = logging.getLogger(__name__)
+
+_KINDS = frozenset(kind.value for kind in wire.TaskKind)
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+_FIRST_DELAY_S = 0.25
+_LONGEST_DELAY_S = 10.0
+_TURN_S = 0.5
+_SITE_PATIENCE_S = 60.0
+_WORKING_S = 1.0
+_MAX_BREAKS = 2
+_MAX_LIVES = 3
+
+
+class SiteGone(Exception):  # noqa: N818
+    """The site process has not answered for longer than anybody should wait."""
+
+
+class Node:
+    """One connector's life: join, pull, ask the site, push; from the start when a line is lost.
+
+    Guarantees:
+        - A message is answered once; one that was in hand when the connector died is answered by
+          the next.
+        - Only queries, training and evaluation reach the site, and nothing over the limit.
+        - A site that is down makes this node leave, so that nobody waits for it, and join again
+          when it is back.
+        - A lost connection, a restarted SuperLink or one that has forgotten this node are joined
+          again, for as long as it takes.
+        - Nothing but ids is logged of any message.
+    """
+
+    def __init__(
+        self,
+        *,
+        site: SiteConnection,
+        new_fleet: Callable[[Callable[[], None]], Fleet],
+        session: Session,
+        heartbeat_file: Path,
+        stop: threading.Event,
+        is_ephemeral: bool = False,
+        site_patience_s: float = _SITE_PATIENCE_S,
+    ) -> None:
+        self._site = site
+        self._new_fleet = new_fleet
+        self._session = session
+        self._heartbeat_file = heartbeat_file
+        self._stop = stop
+        self._is_ephemeral = is_ephemeral
+        self._site_patience_s = site_patience_s
+        remembered = session.load()
+        self._node_id = remembered.node_id
+        self._in_hand = remembered.in_hand
+        self._lives = 1 if self._in_hand is None else remembered.lives + 1
+        self._reply: Message | None = None
+        self._is_site_gone = False
+        self._seconds = 0.0
+        self._delay_s = _FIRST_DELAY_S
+
+    def run(self) -> None:
+        """Lives until `stop` is set."""
+        while not self._stop.is_set():
+            if not self._is_site_ready():
+                self._back_off("the site process does not answer yet")
+                continue
+            fleet = self._new_fleet(self._alive)
+            try:
+                self._connected(fleet)
+            except (Unreachable, NotRecognised, Rejected) as fault:
+                self._back_off(str(fault))
+            except SiteGone:
+                self._leave(fleet, for_good=False)
+                self._back_off("the site process is down; this node has left until it is back")
+            else:
+                if self._in_hand is None:
+                    self._leave(fleet, for_good=self._is_ephemeral)
+                else:  # it stays: the next connector has the message answered
+                    self._lives -= 1
+                    self._remember()
+            finally:
+                fleet.close()
+
+    def _connected(self, fleet: Fleet) -> None:
+        """Joins and serves until `stop` is set."""
+        fleet.join(self._node_id)
+        if fleet.node_id != self._node_id:
+            # A SuperLink that gives another number has forgotten the messages of the old one, too.
+            self._forget()
+            self._node_id = fleet.node_id
+        self._remember()
+        self._delay_s = _FIRST_DELAY_S
+        logger.info("node %d is connected", fleet.node_id)
+        beating = Beating(fleet)
+        beating.start()
+        try:
+            self._serve(fleet, beating)
+        finally:
+            beating.end()
+
+    def _serve(self, fleet: Fleet, beating: Beating) -> None:
+        idle_since = time.monotonic()
+        while not self._stop.is_set():
+            self._alive()
+            beating.check()
+            if self._in_hand is None:
+                self._pull(fleet)
+            if self._in_hand is None:
+                # Waiting adds at most a tenth to any round.
+                idle_s = time.monotonic() - idle_since
+                self._stop.wait(min(max(_FIRST_PAUSE_S, idle_s / 10), _LONGEST_PAUSE_S))
+                continue
+            self._finish(fleet, self._in_hand)
+            idle_since = time.monotonic()
+
+    def _pull(self, fleet: Fleet) -> None:
+        try:
+            self._in_hand = fleet.pull()
+        except MessageError as fault:
+            logger.warning("node %d drops a message: %s", fleet.node_id, fault)
+        if self._in_hand is not None:
+            self._remember()
+
+    def _finish(self, fleet: Fleet, pulled: Pulled) -> None:
+        """Answers the message in hand, and lets go of it; or stops with it in hand."""
+        message_id = pulled.message.metadata.message_id
+        try:
+            if self._reply is None:
+                self._reply = self._reply_to(fleet, pulled)
+            if self._reply is None:
+                return
+            fleet.push(self._reply, seconds=self._seconds)
+            fleet.confirm(pulled)
+        except Rejected as fault:
+            logger.warning("message %s is no longer wanted: %s", message_id, fault)
+        else:
+            answer = "an error" if self._reply.has_error() else "a reply"
+            logger.info("message %s has got %s", message_id, answer)
+        self._forget()
+        self._remember()
+        if self._is_site_gone:
+            self._is_site_gone = False
+            raise SiteGone
+
+    def _reply_to(self, fleet: Fleet, pulled: Pulled) -> Message | None:
+        """The reply to the message in hand; None where `stop` comes first."""
+        metadata = pulled.message.metadata
+        try:
+            if metadata.message_type not in _KINDS:
+                raise MessageError("Expected a query, training or evaluation, found another type.")
+            if self._lives > _MAX_LIVES:
+                raise MessageError(f"Expected to live through a message, died {_MAX_LIVES} times.")
+            asked = wire.records_to_bytes(fleet.fetch(pulled, stop=self._stop))
+            if len(asked) > MAX_MESSAGE_BYTES:
+                raise MessageError(f"Expected at most {MAX_MESSAGE_BYTES} bytes, found more.")
+            started = time.monotonic()
+            answer = self._ask_site(asked, metadata.message_type)
+            self._seconds = time.monotonic() - started
+            if answer is None:
+                return None
+            return Message(wire.records_from_bytes(answer), reply_to=pulled.message)
+        except (MessageError, SiteProcessError) as fault:
+            if self._stop.is_set():
+                return None
+            logger.warning("message %s cannot be answered: %s", metadata.message_id, fault)
+            self._is_site_gone = isinstance(fault, SiteProcessError) and fault.may_retry
+            crashed, unusable = ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE
+            code = crashed if self._is_site_gone else unusable
+            return Message(Error(code=code, reason=""), reply_to=pulled.message)
+
+    def _ask_site(self, asked: bytes, kind: str) -> bytes | None:
+        """The site's answer, asked for again while it restarts; None where `stop` comes first.
+
+        Raises `SiteProcessError` when patience is at its end, or the site does not take this.
+        """
+        last_seen, num_breaks = time.monotonic(), 0
+        while True:
+            question = Question(self._site, asked, kind)
+            question.start()
+            while not question.done.wait(_TURN_S):
+                self._alive()
+                if self._stop.is_set():
+                    return None
+            if question.fault is None:
+                return question.answer
+            # A site that broke at its work is given time to come back, but not for ever the same
+            # message, of which it may have died.
+            if question.seconds > _WORKING_S and num_breaks < _MAX_BREAKS:
+                last_seen, num_breaks = time.monotonic(), num_breaks + 1
+            waited_s = time.monotonic() - last_seen
+            if not question.fault.may_retry or waited_s > self._site_patience_s:
+                raise question.fault
+            self._alive()
+            if self._stop.wait(_FIRST_DELAY_S):
+                return None
+
+    def _is_site_ready(self) -> bool:
+        self._alive()
+        return self._site.is_serving(timeout_s=2.0)
+
+    def _leave(self, fleet: Fleet, *, for_good: bool) -> None:
+        with suppress(Unreachable, NotRecognised, Rejected):
+            fleet.leave(for_good=for_good)
+            logger.info("node %d has left", fleet.node_id)
+
+    def _forget(self) -> None:
+        self._in_hand, self._reply, self._lives = None, None, 1
+
+    def _remember(self) -> None:
+        if self._node_id is not None:
+            self._session.save(node_id=self._node_id, in_hand=self._in_hand, lives=self._lives)
+
+    def _alive(self) -> None:
+        """Tells a supervisor that this loop turns."""
+        self._heartbeat_file.touch()
+
+    def _back_off(self, reason: str) -> None:
+        """Waits before the next attempt: longer every time, and not at the same time as others."""
+        delay_s = self._delay_s * random.uniform(0.5, 1.0)
+        self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
+        logger.warning("not connected: %s; again in %.1f s", reason, delay_s)
+        self._alive()
+        self._stop.wait(delay_s)

@@ -1,0 +1,123 @@
+"""Messages as Flower's Fleet API hands them out: a bare message, a tree of objects, the objects.
+
+All of it is the server's. Whatever its size, shape or bytes, it becomes records or a
+`MessageError`, and never more memory than the limit.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_head_values_from_object_content,
+    is_valid_sha256_hash,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    inflate_object_from_contents,
+    validate_object_content,
+)
+
+from client.agent_client import MAX_MESSAGE_BYTES
+from common.errors import MessageError
+from common.wire import num_bytes
+
+# Names and framing come on top of the values, within the site process's limit.
+MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES - 2**20
+_MAX_OBJECTS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """A message that was pulled, without its content, and the tree of the objects that it is."""
+
+    message: Message
+    tree: ObjectTree
+
+    @classmethod
+    def from_response(cls, response: PullMessagesResponse) -> "Pulled | None":
+        """The first message of `response`, if any. Raises `MessageError` if it is malformed."""
+        if not response.messages_list:
+            return None
+        try:
+            message = message_from_proto(response.messages_list[0])
+            tree = response.message_object_trees[0]
+        except Exception as fault:  # Flower and protobuf raise many classes
+            raise _malformed("a message", fault) from fault
+        # The id is written to logs: no text of anybody's making.
+        if not is_valid_sha256_hash(message.metadata.message_id):
+            raise MessageError("Expected a digest as the id of a message, found another text.")
+        return cls(message=message, tree=tree)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Pulled":
+        """What `to_bytes` was made of. Raises `MessageError` for anything else."""
+        try:
+            response = PullMessagesResponse.FromString(data)
+        except Exception as fault:  # protobuf raises many classes
+            raise _malformed("a stored message", fault) from fault
+        found = cls.from_response(response)
+        if found is None:
+            raise MessageError("Expected a stored message, found none.")
+        return found
+
+    def to_bytes(self) -> bytes:
+        """As protobuf, for `from_bytes`; without the content."""
+        response = PullMessagesResponse(
+            messages_list=[message_to_proto(self.message)], message_object_trees=[self.tree]
+        )
+        return bytes(response.SerializeToString())
+
+    def object_ids(self) -> list[str]:
+        """The id of each object, once. Raises `MessageError` for too many."""
+        seen: dict[str, None] = {}
+        for node in iterate_object_tree(self.tree):
+            seen[node.object_id] = None
+            if len(seen) > _MAX_OBJECTS:
+                raise MessageError(f"Expected at most {_MAX_OBJECTS} objects, found more.")
+        return list(seen)
+
+    def content(self, objects: dict[str, bytes]) -> RecordDict:
+        """The records that the objects are. Empties `objects`.
+
+        Raises `MessageError` where they are no message, or more than the limit.
+        """
+        _check_arrays(objects)
+        try:
+            message = inflate_object_from_contents(self.tree.object_id, objects)
+            content = message.content if isinstance(message, Message) else None
+        except Exception as fault:  # Flower raises many classes
+            raise _malformed("objects of a message", fault) from fault
+        if content is None:
+            raise MessageError("Expected the objects of a message, found others.")
+        # Of one array under many names there is one copy here, and many in the bytes.
+        if num_bytes(content) > MAX_CONTENT_BYTES:
+            raise MessageError(f"Expected content of at most {MAX_CONTENT_BYTES} bytes.")
+        return content
+
+
+def _check_arrays(objects: Mapping[str, bytes]) -> None:
+    """Raises `MessageError` for arrays that repeat their pieces beyond the limit.
+
+    An array names its pieces by number: a megabyte of numbers can name one piece a million times.
+    """
+    size = 0
+    for content in objects.values():
+        try:
+            validate_object_content(content)
+            kind, children, body_size = get_object_head_values_from_object_content(content)
+            if kind == "Array":
+                pieces = json.loads(content[len(content) - body_size :])["arraychunk_ids"]
+                size += sum(len(objects[children[number]]) for number in pieces)
+        except Exception as fault:  # Flower's formats: many classes
+            raise _malformed("objects of Flower", fault) from fault
+        if size > MAX_CONTENT_BYTES:
+            raise MessageError(f"Expected arrays of at most {MAX_CONTENT_BYTES} bytes.")
+
+
+def _malformed(expected: str, fault: Exception) -> MessageError:
+    return MessageError(f"Expected {expected}, found what fails with {type(fault).__name__}.")

@@ -1,0 +1,92 @@
+"""What a connector remembers when it is killed: its number, and the message that it has in hand.
+
+A SuperLink hands out a message once. Who has pulled it and dies would leave the round waiting; the
+next connector of this site finds it here, asks the site again (which answers from its sealed
+replies) and sends the reply. The message's content, the model, is not stored here: the SuperLink
+keeps it until the reply is there.
+"""
+
+import base64
+import binascii
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.node_objects import Pulled
+from common.errors import MessageError, SiteConfigError
+from common.files import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """What was in the file.
+
+    Attributes:
+        lives: how many connectors have had the message in hand.
+    """
+
+    node_id: int | None = None
+    in_hand: Pulled | None = None
+    lives: int = 0
+
+
+class Session:
+    """The file of one connector with one SuperLink under one key.
+
+    Guarantees:
+        - What is remembered for another SuperLink or another key is not used.
+        - A damaged file is an empty one.
+        - The file holds no content of a message.
+    """
+
+    def __init__(self, path: Path, *, superlink: str, key_digest: str) -> None:
+        self._path = path
+        self._owner = {"superlink": superlink, "key": key_digest}
+
+    def load(self) -> Remembered:
+        """What was remembered; nothing if there is no file, or it is of another node."""
+        try:
+            held = json.loads(self._path.read_bytes())
+            if {name: held[name] for name in self._owner} != self._owner:
+                return Remembered()
+            stored = held["in_hand"]
+            return Remembered(
+                node_id=int(held["node_id"]),
+                in_hand=None if stored is None else Pulled.from_bytes(base64.b64decode(stored)),
+                lives=int(held["lives"]),
+            )
+        except (OSError, ValueError, LookupError, TypeError, binascii.Error, MessageError):
+            return Remembered()
+
+    def save(self, *, node_id: int, in_hand: Pulled | None = None, lives: int = 1) -> None:
+        """Remembers this, and nothing of before."""
+        stored = None if in_hand is None else base64.b64encode(in_hand.to_bytes()).decode()
+        held = {**self._owner, "node_id": node_id, "in_hand": stored, "lives": lives}
+        # Not durable: it is for a killed process. After a power cut the SuperLink says who is who.
+        write_atomically(self._path, json.dumps(held).encode(), durable=False, mode=0o600)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds `folder` for this connector.
+
+    Raises:
+        SiteConfigError: another connector holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "connector.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SiteConfigError(
+                f"Expected no other connector with its files in {folder}, found one that runs. "
+                "One site has one connector: stop the other first."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""What the connector does beside its loop: a heartbeat, and one question to the site at a time."""
+
+import logging
+import threading
+import time
+
+from client.agent_client import SiteConnection
+from client.node_fleet import HEARTBEAT_INTERVAL_S, Fleet, NotRecognised, Rejected, Unreachable
+from common.errors import SiteProcessError
+
+logger = logging.getLogger(__name__)
+
+_BEAT_S = HEARTBEAT_INTERVAL_S / 3
+_STALL_S = 60.0
+
+
+class Question(threading.Thread):
+    """One question to the site, in a thread of its own: the connector goes on living meanwhile."""
+
+    def __init__(self, site: SiteConnection, asked: bytes, kind: str) -> None:
+        super().__init__(name="site", daemon=True)
+        self._site, self._asked, self._kind = site, asked, kind
+        self.done = threading.Event()
+        self.answer: bytes | None = None
+        self.fault: SiteProcessError | None = SiteProcessError(
+            "Expected an answer, found a fault of the connector.", may_retry=False
+        )
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        """Asks."""
+        started = time.monotonic()
+        try:
+            self.answer = self._site.answer(self._asked, self._kind)
+            self.fault = None
+        except SiteProcessError as fault:
+            self.fault = fault
+        finally:
+            self.seconds = time.monotonic() - started
+            self.done.set()
+
+
+class Beating(threading.Thread):
+    """The heartbeat, in a thread of its own: a site trains for hours, a piece uploads for minutes.
+
+    A beat that is lost is sent again on a new connection; the loop is told when the SuperLink does
+    not know the node any more, or none has come through for too long.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._fleet = fleet
+        self._end = threading.Event()
+        self._last = time.monotonic()
+        self._fault: Exception | None = None
+
+    def run(self) -> None:
+        """Beats until it is ended."""
+        while not self._end.wait(_BEAT_S):
+            try:
+                self._fleet.beat()
+                self._last = time.monotonic()
+            except Unreachable as fault:
+                logger.debug("a heartbeat is lost: %s", fault)
+            except (NotRecognised, Rejected) as fault:
+                self._fault = fault
+                return
+
+    def check(self) -> None:
+        """Raises what the loop has to know."""
+        if self._fault is not None:
+            raise self._fault
+        if time.monotonic() - self._last > _STALL_S:
+            raise Unreachable(f"no heartbeat for {_STALL_S:.0f} s")
+
+    def end(self) -> None:
+        """Stops; a beat that is on its way ends by its own timeout."""
+        self._end.set()
