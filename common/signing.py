@@ -7,10 +7,7 @@ logged or sent. Must not import torch: the command line and connectors read ledg
 import hashlib
 import hmac
 import json
-import os
 import re
-import secrets
-import stat
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.errors import MessageError, SiteConfigError
-from common.files import sync_folder
+from common.private_files import create_private, read_private
 from common.receipts import Countersigned, Receipt
 
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
@@ -78,23 +75,7 @@ class SigningKey:
         """
         key = cls.generate()
         pem = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
-            # Unlike a rename, a link never takes the place of a file that is there.
-            path.hardlink_to(partial)
-        except FileExistsError:
-            raise SiteConfigError(
-                f"Expected no key at {path}, found one. Use it: what it has signed needs it."
-            ) from None
-        finally:
-            partial.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        create_private(path, pem, SiteConfigError)
         return key
 
     @classmethod
@@ -105,20 +86,7 @@ class SigningKey:
             SiteConfigError: there is no such file, group or others may use it, or it holds no
                 Ed25519 key.
         """
-        try:
-            with path.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                content = file.read()
-        except OSError as fault:
-            raise SiteConfigError(
-                f"Expected a readable key at {path}, found {type(fault).__name__}. Restore it "
-                "from a backup."
-            ) from None
-        if mode & 0o077:
-            raise SiteConfigError(
-                f"Expected a key that its owner alone can use, found mode {mode:04o} ({path}). If "
-                f"nobody else has read it: chmod 600 {path}."
-            )
+        content = read_private(path, SiteConfigError)
         try:
             private = load_pem_private_key(content, password=None)
         except (ValueError, TypeError):
