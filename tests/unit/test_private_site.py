@@ -327,7 +327,7 @@ def _hostile() -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(lambda a, b: {**a, **b}, noise, others)
 
 
-@settings(max_examples=25)
+@settings(max_examples=500 if settings.default.max_examples > 500 else 25)
 @given(
     privacy=_hostile(),
     rounds=st.integers(1, 2000),
