@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,12 @@ import pytest
 import tomli_w
 import torch
 
+from client.config import load_site_config
+from client.site import Site
 from common.study import Study
-from common.study_file import study_from_toml
+from common.study_file import override, study_from_toml, study_to_toml, with_patient_privacy
 from simulations.site_folder import write_site_folder
+from tests.unit.private_site_cases import BUDGET, DELTA, EPSILON
 
 # Two granularities, so that one can be absent; a missing code; a category with a number's name.
 _STUDY = """
@@ -117,3 +121,31 @@ def _amend(path: Path, changes: dict[str, dict[str, object]]) -> None:
         merged = sections[section] | keys
         sections[section] = {key: value for key, value in merged.items() if value is not None}
     path.write_text(tomli_w.dumps(sections), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def private(tiny_study: Study) -> Study:
+    public = override(tiny_study, normalisation__method="public_range")
+    return with_patient_privacy(public, epsilon=EPSILON, delta=DELTA)
+
+
+@pytest.fixture
+def open_real(new_site: Callable[..., Path]):
+    """Opens a real site for studies that its policy accepts; closes it after the test."""
+    opened: list[Site] = []
+
+    def open_it(*studies: Study, folder: Path | None = None, **policy: Any) -> Site:
+        hashes = [study.hash for study in studies]
+        folder = folder or new_site(policy={**BUDGET, **policy, "accepted_studies": hashes})
+        state = load_site_config(folder).state_dir
+        (state / "studies").mkdir(parents=True, exist_ok=True)
+        for study in studies:
+            path = state / "studies" / f"{study.hash}.toml"
+            path.write_text(study_to_toml(study), encoding="utf-8")
+        opened.append(Site.open(folder))
+        opened[-1].folder = folder  # type: ignore[attr-defined]  # for the tests alone
+        return opened[-1]
+
+    yield open_it
+    for site in opened:
+        site.close()

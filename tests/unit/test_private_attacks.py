@@ -1,6 +1,6 @@
 """What a hostile coordinator tries at a private site, beyond what its policy allows."""
 
-# ruff: noqa: F811  # fixtures of another module
+# fixtures of another module
 
 import secrets
 import tomllib
@@ -20,13 +20,7 @@ from common.study import Study
 from common.wire import TaskKind
 from tests.unit.builders import patients_of
 from tests.unit.private_probes import plan_with, sgd_study
-from tests.unit.test_private_site import (  # noqa: F401  # two of them are fixtures
-    answer,
-    kinds,
-    ledger_of,
-    open_real,
-    private,
-)
+from tests.unit.private_site_cases import answer, kinds, ledger_of
 
 
 def charged_runs(site: Site) -> list[tuple[str, str]]:

@@ -1,9 +1,6 @@
 """A hospital under privacy: paid before worked, never twice, never below its own policy."""
 
-import json
-from collections.abc import Callable
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,60 +15,14 @@ from client.config import load_site_config
 from client.data import read_cohort
 from client.ledger.view import view_ledger
 from client.policy import Policy
-from client.site import Site
 from common.arrays import Arrays
 from common.errors import Refusal, SiteConfigError, StudyError
 from common.models.patient_model import PatientModel, state_of
 from common.privacy.plan import plan_of
 from common.study import Study
-from common.study_file import override, study_to_toml, with_patient_privacy
-from common.wire import Reply, TaskKind
-from tests.unit.builders import task_of
-
-EPSILON, DELTA = 4.0, 1e-4
-BUDGET = {"epsilon_budget": 10.0, "delta_budget": 1e-4, "cohort_size": 45, "min_patients": 20}
-
-
-@pytest.fixture(scope="session")
-def private(tiny_study: Study) -> Study:
-    public = override(tiny_study, normalisation__method="public_range")
-    return with_patient_privacy(public, epsilon=EPSILON, delta=DELTA)
-
-
-@pytest.fixture
-def open_real(new_site: Callable[..., Path]):
-    """Opens a real site for studies that its policy accepts; closes it after the test."""
-    opened: list[Site] = []
-
-    def open_it(*studies: Study, folder: Path | None = None, **policy: Any) -> Site:
-        hashes = [study.hash for study in studies]
-        folder = folder or new_site(policy={**BUDGET, **policy, "accepted_studies": hashes})
-        state = load_site_config(folder).state_dir
-        (state / "studies").mkdir(parents=True, exist_ok=True)
-        for study in studies:
-            path = state / "studies" / f"{study.hash}.toml"
-            path.write_text(study_to_toml(study), encoding="utf-8")
-        opened.append(Site.open(folder))
-        opened[-1].folder = folder  # type: ignore[attr-defined]  # for the tests alone
-        return opened[-1]
-
-    yield open_it
-    for site in opened:
-        site.close()
-
-
-def answer(site: Site, study: Study, kind: TaskKind = TaskKind.TRAIN, **fields: Any) -> Reply:
-    return site.answer(task_of(study, kind, **fields))
-
-
-def ledger_of(site: Site) -> list[dict[str, Any]]:
-    state = load_site_config(site.folder).state_dir  # type: ignore[attr-defined]
-    (path,) = (state / "ledger").glob("*.jsonl")
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
-def kinds(site: Site) -> list[str]:
-    return [entry["kind"] for entry in ledger_of(site)]
+from common.study_file import override, with_patient_privacy
+from common.wire import TaskKind
+from tests.unit.private_site_cases import BUDGET, DELTA, EPSILON, answer, kinds, ledger_of
 
 
 def shifted(study: Study) -> Arrays:
