@@ -4,7 +4,6 @@ Everything follows from the study, from this hospital's policy and from what `cl
 out; nothing here looks at a patient. What the study's authors wrote is shown as plain text.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from common.errors import StudyError
 from common.metrics.evaluation import SECONDS
 from common.models.patient_model import PatientModel, block_owner, trainable_manifest
 from common.normalisation import moments_manifest
-from common.privacy.plan import describe, plan_of
+from common.privacy.plan import describe
 from common.privacy.sections import PatientPrivacy, SitePrivacy
 from common.study import Study
 from common.wire import TaskKind
@@ -149,12 +148,7 @@ def plan_here(study: Study, config: SiteConfig) -> dict[str, str]:
     policy = config.policy
     if isinstance(study.privacy, PatientPrivacy) and policy.cohort_size is None:
         return {"plan": "none yet: policy.cohort_size is not decided"}
-    plan = plan_of(
-        study,
-        cohort_size=policy.cohort_size or 1,
-        epsilon_cap=policy.epsilon_per_run or math.inf,
-        min_noise_multiplier=policy.min_noise_multiplier,
-    )
+    plan = policy.plan_of(study, policy.cohort_size or 1)
     return dict(describe(plan))
 
 

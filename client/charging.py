@@ -6,12 +6,12 @@ processes, and `Unledgered` is for those without privacy, which spend nobody's b
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from math import inf
 
+from client.ledger.approvals import Groups, groups_of
 from client.ledger.entries import Request
 from client.ledger.fingerprint import on_these_data
 from client.ledger.ledger import Ledger
@@ -244,17 +244,13 @@ def _request(task: Task, prepared: Prepared | None) -> Request:
     )
 
 
-def _counted(charges: Iterable[Charge]) -> Counter[Charge]:
+def _counted(charges: Iterable[Charge]) -> Groups:
     """How often each event happened in each part, under whatever split."""
-    counts: Counter[Charge] = Counter()
-    for charge in charges:
-        event = charge.event
-        counts[_times(charge, 1)] += event.count if isinstance(event, Gaussian) else 1
-    return counts
+    return groups_of(replace(charge, split="") for charge in charges)
 
 
 def _times(charge: Charge, count: int) -> Charge:
-    """The charge for an event that happened so often, under no split."""
+    """The charge for an event that happened so often."""
     if isinstance(charge.event, Gaussian):
-        return replace(charge, event=replace(charge.event, count=count), split="")
-    return replace(charge, split="")
+        return replace(charge, event=replace(charge.event, count=count))
+    return charge

@@ -17,7 +17,7 @@ from client.ledger.view import epsilon_text
 from common.errors import SiteConfigError, StudyError
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge
-from common.privacy.plan import PrivacyPlan, describe, plan_of
+from common.privacy.plan import PrivacyPlan, describe
 from common.privacy.sections import PatientPrivacy
 from common.signing import SigningKey
 from common.study import Study
@@ -75,12 +75,7 @@ def check_privacy(config: SiteConfig, study: Study, cohort: Cohort) -> PrivacyCh
         return PrivacyCheck(findings=tuple(findings), cost={})
     findings += _size_findings(config.policy.cohort_size, len(cohort.train), history)
     try:
-        plan = plan_of(
-            study,
-            cohort_size=config.policy.cohort_size,
-            epsilon_cap=config.policy.epsilon_per_run or math.inf,
-            min_noise_multiplier=config.policy.min_noise_multiplier,
-        )
+        plan = config.policy.plan_of(study, config.policy.cohort_size)
     except StudyError as fault:
         expected, found = "a study that can be private at this hospital", "one that cannot"
         findings.append(error("study", expected, found, str(fault)))

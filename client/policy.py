@@ -4,6 +4,7 @@ A policy is a floor. The coordinator may ask for something stricter, never for s
 a missing or malformed policy means that the site does not start.
 """
 
+from math import inf
 from typing import Annotated
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from pydantic import Field
 from common.contract import Section
 from common.errors import Refusal, RefusalCode
 from common.metrics.evaluation import statistic_of
+from common.privacy.plan import PrivacyPlan, plan_of
 from common.privacy.sections import Delta, PatientPrivacy
 from common.study import Study
 
@@ -80,6 +82,18 @@ class Policy(Section):
                 "fewer.",
             )
         self.check_steps(study, num_patients)
+
+    def plan_of(self, study: Study, cohort_size: int) -> PrivacyPlan:
+        """The study's plan for so many training patients, with at least this policy's noise.
+
+        Raises `StudyError` as `common.privacy.plan.plan_of` does.
+        """
+        return plan_of(
+            study,
+            cohort_size=cohort_size,
+            epsilon_cap=self.epsilon_per_run or inf,
+            min_noise_multiplier=self.min_noise_multiplier,
+        )
 
     def check_steps(self, study: Study, num_patients: int) -> None:
         """Nothing, if this study's rounds are short enough. Raises `Refusal` otherwise."""

@@ -15,7 +15,7 @@ from common.arrays import Arrays, Manifest
 from common.errors import Refusal, SiteConfigError
 from common.models.patient_model import SHARED, PatientModel, state_manifest, trainable_manifest
 from common.normalisation import moments_manifest
-from common.privacy.plan import PrivacyPlan, plan_of
+from common.privacy.plan import PrivacyPlan
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
 
@@ -79,12 +79,7 @@ def prepare(
     return Prepared(
         study=study,
         policy=policy,
-        plan=plan_of(
-            study,
-            cohort_size=size,
-            epsilon_cap=policy.epsilon_per_run or float("inf"),
-            min_noise_multiplier=policy.min_noise_multiplier,
-        ),
+        plan=policy.plan_of(study, size),
         model=model,
         manifest=state_manifest(model),
         train=to_device(cohort.train, device),

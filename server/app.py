@@ -25,7 +25,7 @@ from common.study_file import study_of_run, study_to_toml
 from common.wire import arrays_from_record, arrays_to_record
 from server.checkpoint import CheckpointFolder
 from server.combining import combining_of
-from server.journal import Journal, Listener, read_journal
+from server.journal import Event, Journal, Listener, read_journal
 from server.receipts import Receipts
 from server.report import write_report
 from server.strategy import BlockwiseStrategy, Oracle
@@ -96,8 +96,7 @@ def execute(
         CheckpointError: there is nothing to resume, or it is of another study.
         CohortError: too few sites; the run can be resumed.
         StudyError: the study cannot be private as it asks to be; that of `init_from` is malformed;
-            or an encoder that is frozen comes from
-            no other model, and would stay at random.
+            or an encoder that is frozen comes from no other model, and would stay at random.
     """
     torch.set_num_threads(1)
     check_private(run.study)
@@ -130,6 +129,7 @@ def execute(
         )
         if start.taken:
             journal.write("transferred", taken=sorted(start.taken), left=dict(start.left))
+        history = list(read_journal(journal_path))
         strategy = BlockwiseStrategy(
             study=run.study,
             run_id=run_id,
@@ -142,10 +142,10 @@ def execute(
                 run.study,
                 manifest=trainable_manifest(model),
                 journal=journal,
-                history=list(read_journal(journal_path)),
+                history=history,
                 source=run.noise,
             ),
-            receipts=_receipts(run),
+            receipts=_receipts(run, history),
         )
         result = strategy.start(
             grid,
@@ -169,12 +169,11 @@ def execute(
     write_report(run.folder)
 
 
-def _receipts(run: Run) -> Receipts:
+def _receipts(run: Run, history: Sequence[Event]) -> Receipts:
     """The receipts of the run so far, and the coordinator's key, which is made with the run."""
     path = run.folder / "keys" / "coordinator.pem"
     receipts = Receipts(SigningKey.load_or_create(path))
-    if run.resume:
-        receipts.resume(read_journal(run.folder / "journal.jsonl"))
+    receipts.resume(history)
     return receipts
 
 

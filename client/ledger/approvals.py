@@ -8,7 +8,7 @@ from common.privacy.events import Charge, Gaussian
 
 # What a history of charges costs at a delta.
 Accountant = Callable[[Sequence[Charge], float], float]
-_Groups = Counter[Charge]
+Groups = Counter[Charge]
 
 
 class Approvals:
@@ -25,11 +25,11 @@ class Approvals:
 
     def __init__(self, accountant: Accountant) -> None:
         self._accountant = accountant
-        self._approved: dict[tuple[float, float], list[_Groups]] = {}
+        self._approved: dict[tuple[float, float], list[Groups]] = {}
 
     def is_within(self, charges: Sequence[Charge], *, epsilon: float, delta: float) -> bool:
         """Whether `charges`, all together, cost at most epsilon at delta."""
-        groups = _groups_of(charges)
+        groups = groups_of(charges)
         approved = self._approved.setdefault((epsilon, delta), [])
         if any(groups <= larger for larger in approved):
             return True
@@ -39,9 +39,9 @@ class Approvals:
         return True
 
 
-def _groups_of(charges: Iterable[Charge]) -> _Groups:
+def groups_of(charges: Iterable[Charge]) -> Groups:
     """How often each event of count 1 happened to each part."""
-    groups: _Groups = Counter()
+    groups: Groups = Counter()
     for charge in charges:
         if isinstance(charge.event, Gaussian):
             one = replace(charge, event=replace(charge.event, count=1))
