@@ -170,11 +170,13 @@ class Node:
         """The reply to the message in hand; None where `stop` comes first."""
         metadata = pulled.message.metadata
         try:
-            if metadata.message_type not in _KINDS:
-                raise MessageError("Expected a query, training or evaluation, found another type.")
             if self._lives > _MAX_LIVES:
                 raise MessageError(f"Expected to live through a message, died {_MAX_LIVES} times.")
+            # Before any other answer: one that comes before all of a message has reached the
+            # SuperLink makes the coordinator's push fail.
             asked = wire.records_to_bytes(fleet.fetch(pulled, stop=self._stop))
+            if metadata.message_type not in _KINDS:
+                raise MessageError("Expected a query, training or evaluation, found another type.")
             if len(asked) > MAX_MESSAGE_BYTES:
                 raise MessageError(f"Expected at most {MAX_MESSAGE_BYTES} bytes, found more.")
             started = time.monotonic()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.5
@@ -31,11 +32,24 @@ def exchange(
         timeout_s: seconds from sending until a reply counts as late.
     """
     # Sent here and not when the first reply is asked for: sending gives the messages their ids.
-    # Grids differ in what they return for a message that was not taken (None, or a shorter list),
-    # so the ids are read off the messages, where every grid sets them.
-    taken = set(grid.push_messages(messages))
-    waiting = {message.metadata.message_id for message in messages} & taken
+    waiting = {m.metadata.message_id for m in messages if _is_sent(grid, m)}
     return _replies(grid, waiting, clock() + timeout_s, clock, sleep)
+
+
+def _is_sent(grid: Grid, message: Message) -> bool:
+    """Sends one message; whether the grid took it.
+
+    Each by itself: a node that answers before all of a message has arrived at the SuperLink (a
+    hostile one can) makes the rest of that push fail, and would take the others' messages with it.
+    What they have in common, the model, is still moved once.
+    """
+    try:
+        taken = set(grid.push_messages([message]))
+    except ObjectPushError:
+        return False
+    # Grids differ in what they return for a message that was not taken (None, or nothing), so the
+    # id is read off the message, where every grid sets it.
+    return message.metadata.message_id in taken
 
 
 def _replies(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
 
 from server.grid import exchange, wait_for_nodes
@@ -37,6 +38,7 @@ class ScriptedGrid(Grid):
         self.clock = clock
         self.delays = delays
         self.unreachable: set[int] = set()
+        self.hasty: set[int] = set()
         self.returns_none = False
         self.noise: list[Message] = []
         self.failing: set[int] = set()
@@ -63,6 +65,8 @@ class ScriptedGrid(Grid):
         ids: list[Any] = []
         for message in messages:
             node_id = message.metadata.dst_node_id
+            if node_id in self.hasty:
+                raise ObjectPushError("0" * 64, 1, "s")
             if node_id in self.unreachable:
                 ids += [None] if self.returns_none else []
                 continue
@@ -114,6 +118,12 @@ def clock() -> Clock:
 def test_replies_come_in_the_order_of_arrival(clock: Clock) -> None:
     grid = ScriptedGrid(clock, {1: 3.0, 2: 0.0, 3: 1.0})
     assert _answered(grid, 1, 2, 3) == ["m2", "m3", "m1"]
+
+
+def test_a_node_that_breaks_the_push_of_its_message_takes_no_others_with_it(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: 0.0, 2: 0.0, 3: 0.0})
+    grid.hasty = {1}
+    assert sorted(_answered(grid, 1, 2, 3)) == ["m2", "m3"]
 
 
 def test_nobody_sleeps_once_all_have_answered(clock: Clock) -> None:
