@@ -1,0 +1,209 @@
+"""`wardround site up`: the site process and the connector of one hospital, kept alive together.
+
+It reads `site.toml` and the roster, and no data; it must never load torch or flwr.
+"""
+
+import fcntl
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from client.acceptance import acceptances_path
+from client.agent_address import parse_address
+from client.config import SiteConfig, load_site_config
+from client.connector_files import connector_files
+from client.supervision.child import Child, Program, Show
+from client.supervision.restarts import Restarts
+from client.supervision.watches import Files, Health, Heartbeat
+from common.errors import SiteConfigError
+
+logger = logging.getLogger(__name__)
+
+# docs/connector.md: older than this, the connector's loop does not turn any more.
+STALE_S = 90.0
+# Longer than an answer of its health service can take on a machine that has much to do.
+UNANSWERED_S = 60.0
+# Longer than what each takes at most to end in order: a call to a server that does not answer; a
+# task's grace and the sending of its reply.
+_CONNECTOR_GRACE_S = 20.0
+_SITE_GRACE_S = 40.0
+_TICK_S = 0.25
+
+# Flower asks its maker for updates, tells it of use, and installs what a bundle names; not here.
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "PYTHONUNBUFFERED": "1",
+    "NO_COLOR": "1",
+}
+# The connector holds a message of the model's size now and then, and gives it back (docs).
+_SMALL = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a person says of how this hospital runs.
+
+    Attributes:
+        superlink: HOST:PORT; None for the first address of the joined consortium.
+        root_certificates: None for the CA of the joined consortium.
+        client_certificate: for a proxy that wants another than the consortium's.
+        address: of the site process; None for the socket in `state_dir`.
+        gpu_memory_fraction: of the GPU, for the site process.
+    """
+
+    superlink: str | None = None
+    root_certificates: Path | None = None
+    client_certificate: Path | None = None
+    insecure: bool = False
+    address: str | None = None
+    gpu_memory_fraction: float = 1.0
+
+
+def programs_of(site_dir: Path, settings: Settings) -> list[Program]:
+    """The two programs of a hospital, in the order in which they are ended: the connector first.
+
+    Raises:
+        SiteConfigError, ProvisionError: `site.toml`, the address or the roster cannot be used.
+    """
+    config = load_site_config(site_dir)
+    files = connector_files(
+        site_dir,
+        superlink=settings.superlink,
+        address=settings.address,
+        root_certificates=settings.root_certificates,
+        client_certificate=settings.client_certificate,
+    )
+    parse_address(files.address)
+    both = (str(site_dir), "--address", files.address)
+    fraction = ("--gpu-memory-fraction", str(settings.gpu_memory_fraction))
+    options = {
+        "--superlink": settings.superlink,
+        "--root-certificates": settings.root_certificates,
+        "--client-certificate": settings.client_certificate,
+    }
+    named = [(name, str(value)) for name, value in options.items() if value is not None]
+    others = [*chain(*named), *(["--insecure"] if settings.insecure else [])]
+    environment = {k: v for k, v in os.environ.items() if k != "FORCE_COLOR"} | _QUIET
+    roster = config.state_dir / "roster.json"
+    return [
+        Program(
+            name="connector",
+            command=(_wardround(), "site", "connect", *both, *others),
+            environment=environment | _SMALL,
+            signs=Heartbeat(files.heartbeat),
+            silence_s=STALE_S,
+            files=Files([roster, *files.certificates]),
+            renewal=signal.SIGTERM,
+            grace_s=_CONNECTOR_GRACE_S,
+        ),
+        Program(
+            name="site process",
+            command=(_wardround(), "site", "serve", *both, *fraction),
+            environment=environment,
+            signs=Health(files.address),
+            silence_s=UNANSWERED_S,
+            files=Files([roster, acceptances_path(config.state_dir)]),
+            # It ends once the running task is done.
+            renewal=signal.SIGHUP,
+            grace_s=_SITE_GRACE_S,
+        ),
+    ]
+
+
+def supervise(
+    programs: Sequence[Program],
+    *,
+    stop: threading.Event,
+    show: Show,
+    randomness: random.Random | None = None,
+) -> int:
+    """Keeps the programs alive until `stop`; 0, or the exit code of one that cannot be.
+
+    The processes end with the thread that calls this.
+
+    Guarantees:
+        - All of them have ended when it returns or raises, in the order that they are named.
+    """
+    randomness = randomness or random.Random()
+    children = [Child(p, show=show, restarts=Restarts(randomness)) for p in programs]
+    try:
+        while not stop.is_set():
+            for child in children:
+                child.tend()
+                if child.given_up is not None:
+                    return child.given_up
+            stop.wait(_TICK_S)
+        return 0
+    finally:
+        for child in children:
+            child.end()
+        for program in programs:
+            program.signs.close()
+
+
+def up(site_dir: Path, settings: Settings) -> int:
+    """Runs a hospital until SIGTERM or SIGINT; the exit code.
+
+    Must be called from the main thread, which the processes end with.
+
+    Raises:
+        SiteConfigError: `site.toml` cannot be used, or this hospital is kept up already.
+        ProvisionError: the roster cannot be used.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    stop = threading.Event()
+    with ExitStack() as stack:
+        stack.enter_context(only_supervisor(load_site_config(site_dir)))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stack.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda *_: stop.set())
+        return supervise(programs_of(site_dir, settings), stop=stop, show=_show)
+
+
+@contextmanager
+def only_supervisor(config: SiteConfig) -> Iterator[None]:
+    """Holds the hospital for this process.
+
+    Raises:
+        SiteConfigError: another one holds it.
+    """
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(config.state_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SiteConfigError(
+                f"Expected nobody to keep {config.name} up, found a `wardround site up` that does "
+                f"({config.state_dir}). Stop that one first."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wardround() -> str:
+    """The command line of this installation."""
+    path = Path(sys.executable).with_name("wardround")
+    if not path.is_file():
+        raise SiteConfigError(
+            f"Expected the command wardround beside {sys.executable}, found none. Install "
+            "Wardround into the environment that runs it."
+        )
+    return str(path)
+
+
+def _show(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
