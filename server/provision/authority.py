@@ -1,4 +1,4 @@
-"""Certificates: the consortium's own authority, and the server's certificate by it.
+"""Certificates: the consortium's own authority, and the server's and the sites' by it.
 
 ECDSA P-256 with SHA-256 for both: Python's TLS (all of Flower's HTTP APIs) and gRPC's both accept
 it; gRPC's knows no Ed25519. Pure: keys, hosts and the time come in as arguments, and nothing is
@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from common.errors import ProvisionError
 
 # A hospital's clock may be behind; a certificate of the future would be refused there.
-_BACKDATED = timedelta(hours=1)
+BACKDATED = timedelta(hours=1)
 _SOON = timedelta(days=30)
 
 
@@ -108,37 +108,42 @@ def server_certificate(
     authority_key: ec.EllipticCurvePrivateKey,
 ) -> x509.Certificate:
     """The server's certificate for `hosts` and nothing else; it never outlives its authority's."""
-    consortium = authority.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value
-    may_only_serve = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
+    builder = _leaf(
+        public,
+        what="Wardround server",
+        usage=ExtendedKeyUsageOID.SERVER_AUTH,
+        days=days,
+        now=now,
+        authority=authority,
+        authority_key=authority_key,
     )
-    end = min(now + timedelta(days=days), authority.not_valid_after_utc)
-    own_id = x509.SubjectKeyIdentifier.from_public_key(public)
-    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
-    return (
-        _builder(
-            subject=_name(str(consortium), "Wardround server"),
-            issuer=authority.subject,
-            now=now,
-            end=end,
-        )
-        .public_key(public)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(may_only_serve, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(_alternatives(hosts)), critical=False)
-        .add_extension(own_id, critical=False)
-        .add_extension(issuer_id, critical=False)
-        .sign(authority_key, SHA256())
+    names = x509.SubjectAlternativeName(_alternatives(hosts))
+    return builder.add_extension(names, critical=False).sign(authority_key, SHA256())
+
+
+def site_certificate(
+    public: ec.EllipticCurvePublicKey,
+    *,
+    site: str,
+    days: int,
+    now: datetime,
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """The certificate by which the proxy knows the node key of `site`.
+
+    Its common name is the site's. Like the server's, it never outlives its authority's.
+    """
+    builder = _leaf(
+        public,
+        what=site,
+        usage=ExtendedKeyUsageOID.CLIENT_AUTH,
+        days=days,
+        now=now,
+        authority=authority,
+        authority_key=authority_key,
     )
+    return builder.sign(authority_key, SHA256())
 
 
 def hosts_of(certificate: x509.Certificate) -> frozenset[str]:
@@ -168,6 +173,44 @@ def ends_soon(certificate: x509.Certificate, *, now: datetime) -> bool:
     return end - now < min(_SOON, life / 3)
 
 
+def _leaf(
+    public: ec.EllipticCurvePublicKey,
+    *,
+    what: str,
+    usage: x509.ObjectIdentifier,
+    days: int,
+    now: datetime,
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+) -> x509.CertificateBuilder:
+    """A certificate that can sign no other, for one use alone."""
+    consortium = authority.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value
+    may_only_authenticate = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    end = min(now + timedelta(days=days), authority.not_valid_after_utc)
+    own_id = x509.SubjectKeyIdentifier.from_public_key(public)
+    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    subject = _name(str(consortium), what)
+    return (
+        _builder(subject=subject, issuer=authority.subject, now=now, end=end)
+        .public_key(public)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(may_only_authenticate, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(own_id, critical=False)
+        .add_extension(issuer_id, critical=False)
+    )
+
+
 def _builder(
     *, subject: x509.Name, issuer: x509.Name, now: datetime, end: datetime
 ) -> x509.CertificateBuilder:
@@ -176,7 +219,7 @@ def _builder(
         .subject_name(subject)
         .issuer_name(issuer)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
+        .not_valid_before(now - BACKDATED)
         .not_valid_after(end)
     )
 

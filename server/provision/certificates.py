@@ -1,6 +1,6 @@
 """The certificates in the coordinator's folder: kept, made where missing, renewed where asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -29,9 +29,14 @@ from server.provision.consortium import Consortium
 
 @dataclass(frozen=True, kw_only=True)
 class Certificates:
-    """The authority's certificate and the server's by it, and what to tell of them."""
+    """The authority's certificate and the server's by it, and what to tell of them.
+
+    Attributes:
+        authority_key: None where it is kept elsewhere.
+    """
 
     authority: x509.Certificate
+    authority_key: EllipticCurvePrivateKey | None = field(repr=False)
     server: x509.Certificate
     notices: tuple[str, ...]
 
@@ -99,7 +104,10 @@ def certificates_for(
     told = {"authority": (ca.certificate, authority), "server": (server.certificate, certificate)}
     notices = [_notice(what, old, new, now=now) for what, (old, new) in told.items()]
     return Certificates(
-        authority=authority, server=certificate, notices=tuple(n for n in notices if n)
+        authority=authority,
+        authority_key=ca_key,
+        server=certificate,
+        notices=tuple(n for n in notices if n),
     )
 
 

@@ -30,8 +30,8 @@ def provision(
         typer.echo(f"{out} is up to date; nothing was changed.")
     for what, names in (
         ("new; register its node with the SuperLink", made.changes.added),
-        ("other keys; register its new node with the SuperLink", made.changes.replaced),
-        ("takes part no longer; remove its node from the SuperLink", made.changes.removed),
+        ("other keys; register its new node, and give the proxy crl.pem", made.changes.replaced),
+        ("takes part no longer; remove its node, and give the proxy crl.pem", made.changes.removed),
     ):
         for name in names:
             typer.echo(f"{name}: {what}")

@@ -95,14 +95,16 @@ class Validity(Section):
 
     ca_days: Annotated[int, Field(strict=True, ge=30, le=7300)] = 3650
     server_days: Annotated[int, Field(strict=True, ge=7, le=825)] = 365
+    site_days: Annotated[int, Field(strict=True, ge=7, le=825)] = 365
 
     @model_validator(mode="after")
-    def _ends_the_server_first(self) -> Self:
-        if self.server_days > self.ca_days:
-            raise ValueError(
-                "expected server_days of at most ca_days, found "
-                f"{self.server_days} and {self.ca_days}"
-            )
+    def _ends_the_authority_last(self) -> Self:
+        for name in ("server_days", "site_days"):
+            if getattr(self, name) > self.ca_days:
+                raise ValueError(
+                    f"expected {name} of at most ca_days, found {getattr(self, name)} and "
+                    f"{self.ca_days}"
+                )
         return self
 
 

@@ -3,7 +3,10 @@
     DIR/private/     ca.key, server.key, coordinator.pem: never leave this machine (mode 0600)
     DIR/ca.pem       the authority's certificate
     DIR/server.pem   the server's certificate
+    DIR/issued.pem   the client certificates of hospitals, all that were ever issued
+    DIR/crl.pem      those of them that the proxy takes no more
     DIR/roster.json  who takes part
+    DIR/consortium.toml   what CONSORTIUM.toml said
     DIR/sites/NAME/  to be sent to that hospital
 
 Must never print or quote a private key, and never put one anywhere but in `private/`.
@@ -14,6 +17,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import tomli_w
+from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from common.errors import ProvisionError
@@ -25,7 +30,17 @@ from server.provision.authority import certificate_to_pem
 from server.provision.certificates import Certificates, certificates_for
 from server.provision.consortium import Consortium, load_consortium, read_members
 from server.provision.roster import Changes, changes_between, next_roster
-from server.provision.site_folder import FILES, ROSTER_FILE, site_files
+from server.provision.site_certificates import (
+    SiteCertificates,
+    issued_from_pem,
+    issued_to_pem,
+    revoked_from_pem,
+    revoked_to_pem,
+    site_certificates_for,
+)
+from server.provision.site_folder import CLIENT_FILE, FILES, ROSTER_FILE, site_files
+
+CONSORTIUM_FILE = "consortium.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +74,8 @@ def provision(
         - Running it again changes nothing, and with one more site keeps every key and certificate.
         - A private key is never written over, and nobody but its owner can read it.
         - A refused run changes no key, certificate, roster or folder of a hospital.
-        - A site that is no longer in the file is not in the roster, whose serial is greater.
+        - A site that is no longer in the file is not in the roster, whose serial is greater, and
+          its client certificates are revoked.
         - What is sent to one hospital holds nothing private.
 
     Args:
@@ -81,6 +97,16 @@ def provision(
         certificates = certificates_for(
             out, consortium, renew=renew, is_first=previous is None, now=now
         )
+        clients = site_certificates_for(
+            members,
+            issued=_issued(out),
+            revoked=_revoked(out, certificates.authority),
+            authority=certificates.authority,
+            authority_key=certificates.authority_key,
+            days=consortium.validity.site_days,
+            renew=renew,
+            now=now,
+        )
         key = SigningKey.load_or_create(_signing_key_path(out))
         roster = next_roster(
             previous,
@@ -91,14 +117,15 @@ def provision(
             members=members,
             now=now,
         )
-        written = _write(out, certificates, roster_to_bytes(roster, key), roster)
+        written = _write(out, certificates, clients, roster_to_bytes(roster, key), roster)
+        written += _write_consortium(out, consortium)
         _remove_folders(out, {site.name for site in roster.sites})
     return Provisioned(
         out=out,
         roster=roster,
         changes=changes,
         written=written,
-        notices=certificates.notices,
+        notices=(*certificates.notices, *clients.notices),
         superlink_arguments=superlink_arguments(out, consortium),
     )
 
@@ -154,24 +181,68 @@ def _previous_roster(out: Path, consortium: str) -> Roster | None:
     return roster
 
 
+def _issued(out: Path) -> tuple[x509.Certificate, ...]:
+    """The client certificates issued so far. Raises `ProvisionError` if their record was lost."""
+    path = out / "issued.pem"
+    if path.exists():
+        return issued_from_pem(path.read_bytes(), where=str(path))
+    if (out / "crl.pem").exists() or any(out.glob(f"sites/*/{CLIENT_FILE}")):
+        raise ProvisionError(
+            f"Expected the certificates that were issued at {path}, found none, though hospitals "
+            "were sent some. Restore it from a backup: without it they could not be revoked."
+        )
+    return ()
+
+
+def _revoked(out: Path, authority: x509.Certificate) -> x509.CertificateRevocationList | None:
+    """Those of them that were revoked; None before the first run, and where the list was lost."""
+    path = out / "crl.pem"
+    if not path.exists():
+        return None
+    return revoked_from_pem(path.read_bytes(), authority=authority, where=str(path))
+
+
 def _write(
-    out: Path, certificates: Certificates, roster_json: bytes, roster: Roster
+    out: Path,
+    certificates: Certificates,
+    clients: SiteCertificates,
+    roster_json: bytes,
+    roster: Roster,
 ) -> tuple[Path, ...]:
     """Writes what is public and differs from what is there; returns the paths."""
     ca_pem = certificate_to_pem(certificates.authority)
-    # The roster before any folder: cut off here, the next run goes on from its serial.
+    # What was issued before it is sent, so that it can be revoked; and the roster before any
+    # folder: cut off here, the next run goes on from its serial.
     files = {
+        out / "issued.pem": issued_to_pem(clients.issued),
         out / "ca.pem": ca_pem,
         out / "server.pem": certificate_to_pem(certificates.server),
+        out / "crl.pem": revoked_to_pem(clients.revoked),
         out / ROSTER_FILE: roster_json,
     }
     for site in roster.sites:
-        sent = site_files(roster, site.name, ca_pem=ca_pem, roster_json=roster_json)
+        sent = site_files(
+            roster,
+            site.name,
+            ca_pem=ca_pem,
+            roster_json=roster_json,
+            client=clients.current[site.name],
+        )
         files |= {out / "sites" / site.name / name: content for name, content in sent.items()}
     changed = {p: c for p, c in files.items() if not p.is_file() or p.read_bytes() != c}
     for path, content in changed.items():
         write_atomically(path, content, durable=True, mode=0o644)
     return tuple(changed)
+
+
+def _write_consortium(out: Path, consortium: Consortium) -> tuple[Path, ...]:
+    """Keeps what the file said, so that `wardround server up` needs the folder alone."""
+    path = out / CONSORTIUM_FILE
+    content = tomli_w.dumps(consortium.model_dump(mode="json")).encode()
+    if path.is_file() and path.read_bytes() == content:
+        return ()
+    write_atomically(path, content, durable=True, mode=0o644)
+    return (path,)
 
 
 def _remove_folders(out: Path, present: set[str]) -> None:

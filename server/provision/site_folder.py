@@ -1,11 +1,15 @@
-"""What the coordinator sends to one hospital: a folder of three files, none of them secret."""
+"""What the coordinator sends to one hospital: a folder of four files, none of them secret."""
+
+from cryptography import x509
 
 from common.roster import Roster
+from server.provision.authority import certificate_to_pem
 
 CA_FILE = "ca.pem"
 ROSTER_FILE = "roster.json"
+CLIENT_FILE = "client.pem"
 README_FILE = "README.txt"
-FILES = (CA_FILE, ROSTER_FILE, README_FILE)
+FILES = (CA_FILE, ROSTER_FILE, CLIENT_FILE, README_FILE)
 
 _README = """\
 For the hospital "{name}", from the coordinator of "{consortium}".
@@ -16,6 +20,8 @@ never leave your hospital: nobody will ever ask for them.
 What is here
   ca.pem       the certificate by which your connector knows the coordinator's server
   roster.json  who takes part, and by which keys; signed by the coordinator (number {serial})
+  client.pem   the certificate by which the server's door knows your connector: over your own node
+               key, useless without it, and good until {client_until}
   README.txt   this text
 
 What to do
@@ -44,7 +50,9 @@ Your site keeps the greatest number of a roster that it has seen, and refuses an
 """
 
 
-def site_files(roster: Roster, name: str, *, ca_pem: bytes, roster_json: bytes) -> dict[str, bytes]:
+def site_files(
+    roster: Roster, name: str, *, ca_pem: bytes, roster_json: bytes, client: x509.Certificate
+) -> dict[str, bytes]:
     """The files of the folder of the site `name`, by file name.
 
     Guarantees:
@@ -57,6 +65,12 @@ def site_files(roster: Roster, name: str, *, ca_pem: bytes, roster_json: bytes) 
         serial=roster.serial,
         signing_key=keys["signing_key"],
         node_key=keys["node_key"],
+        client_until=f"{client.not_valid_after_utc:%Y-%m-%d}",
         addresses="\n".join(f"       {address}" for address in roster.addresses),
     )
-    return {CA_FILE: ca_pem, ROSTER_FILE: roster_json, README_FILE: text.encode()}
+    return {
+        CA_FILE: ca_pem,
+        ROSTER_FILE: roster_json,
+        CLIENT_FILE: certificate_to_pem(client),
+        README_FILE: text.encode(),
+    }

@@ -31,9 +31,11 @@ def made(tmp_path: Path) -> ConsortiumFolder:
 def test_a_first_run_makes_keys_certificates_roster_and_a_folder_for_each_site(
     made: ConsortiumFolder,
 ) -> None:
-    sent = [f"sites/{s}/{f}" for s in ("alpha", "beta") for f in ("README.txt", "ca.pem")]
+    names = ("README.txt", "ca.pem", "client.pem")
+    sent = [f"sites/{s}/{f}" for s in ("alpha", "beta") for f in names]
     rosters = ["roster.json", "sites/alpha/roster.json", "sites/beta/roster.json"]
-    expected = {*PRIVATE, *sent, *rosters, "ca.pem", "server.pem", ".lock"}
+    own = {"ca.pem", "server.pem", "issued.pem", "crl.pem", "consortium.toml", ".lock"}
+    expected = {*PRIVATE, *sent, *rosters, *own}
     assert set(made.files()) == expected
     assert len({made.files()[name] for name in rosters}) == 1
 
@@ -190,7 +192,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
         case.provision()
 
 
-@pytest.mark.parametrize("stop", range(1, 8))
+@pytest.mark.parametrize("stop", range(1, 14))
 def test_a_run_that_was_cut_off_is_completed_by_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -231,6 +233,11 @@ def test_a_new_host_makes_the_servers_certificate_again_with_its_key(
 def test_a_certificate_that_ends_is_told_and_renewed_only_where_asked(
     made: ConsortiumFolder, days: int, word: str
 ) -> None:
+    made.content["validity"] = {"site_days": 800}
+    made.save()
+    made.send_keys("alpha")
+    made.send_keys("beta")
+    made.provision(replace=["alpha", "beta"])
     before, later = made.files(), NOW + timedelta(days=days)
     told = made.provision(now=later)
     assert told.notices == (
@@ -249,7 +256,7 @@ def test_renew_leaves_a_certificate_that_holds_long_enough(made: ConsortiumFolde
 
 def test_a_renewed_authority_keeps_its_key_and_reaches_every_site(made: ConsortiumFolder) -> None:
     before, later = made.files(), NOW + 10 * YEARS
-    assert len(made.provision(now=later).notices) == 2
+    assert len(made.provision(now=later).notices) == 3
     again = made.provision(now=later, renew=True)
     assert {name: made.files()[name] for name in PRIVATE} == {n: before[n] for n in PRIVATE}
     assert made.files()["sites/beta/ca.pem"] == made.files()["ca.pem"] != before["ca.pem"]
@@ -266,7 +273,7 @@ def test_an_authority_that_has_ended_signs_nothing(made: ConsortiumFolder) -> No
 
 def test_a_servers_certificate_never_outlives_its_authority(made: ConsortiumFolder) -> None:
     again = made.provision(now=NOW + timedelta(days=3600), renew=False)
-    assert len(again.notices) == 1
+    assert len(again.notices) == 2
     made.content["validity"] = {"server_days": 825}
     made.content["coordinator"]["hosts"].append("fl.example.org")
     made.save()
@@ -280,7 +287,8 @@ def test_the_authoritys_key_may_be_kept_elsewhere_while_nothing_is_signed(
 ) -> None:
     key = made.out / "private" / "ca.key"
     kept = key.rename(made.folder / "ca.key")
-    made.add("gamma")
+    made.content["coordinator"]["fleet_port"] = 443
+    made.save()
     assert made.provision().roster.serial == 2
     made.content["coordinator"]["hosts"].append("fl.example.org")
     made.save()
