@@ -44,7 +44,7 @@ def _of_patients(results: dict[str, Any], privacy: dict[str, Any]) -> str:
         "several hospitals, or in several runs, pays for each; the ledger adds up the runs "
         "(`wardround ledger SITE_DIR`).",
         "",
-        f"**Released**: {_released(results)}.",
+        f"**Released**: {released(results)}.",
         "",
         "**Not protected**: which hospitals took part, and which granularities and outcomes they "
         "have; the public number of patients by which the study weights them; how many bytes they "
@@ -60,7 +60,7 @@ def _of_patients(results: dict[str, Any], privacy: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _released(results: dict[str, Any]) -> str:
+def released(results: dict[str, Any]) -> str:
     """What hospitals have sent so far, in words."""
     parts = []
     if results["rounds"]:
@@ -101,3 +101,16 @@ def cost_of(epsilon: float | None) -> str:
         return "–"
     digits = 3 if epsilon >= 0.01 else 6
     return f"{-(-epsilon * 10**digits // 1) / 10**digits:.{digits}f}"
+
+
+def left_of(limit: float | None, spent: float | None) -> str:
+    """What is left of a limit, rounded down: nobody is promised more than there is.
+
+    >>> left_of(3.0, 2.9917), left_of(3.0, 2.7), left_of(1.0, 1.2), left_of(None, 1.0)
+    ('0.008', '0.300', '0.000', '–')
+    """
+    if limit is None or spent is None:
+        return "–"
+    # From what is shown as spent, so that both add up; a float's last digit must not cost a unit.
+    left = max(limit - float(cost_of(spent)), 0.0)
+    return f"{(left * 1000 + 1e-6) // 1 / 1000:.3f}"

@@ -1,0 +1,286 @@
+"""Charts as SVG: lines over rounds, dots by hospital, calibration, and bars of a budget.
+
+Guarantees:
+    - Every chart has a name and a description for those who cannot see it, and all of its numbers
+      as a table.
+    - Every text in it is escaped.
+    - Colours come from the page's style sheet, so a chart follows the reader's colour scheme.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from markupsafe import Markup
+
+from server.report.html.document import Chart, Table
+from server.report.html.scales import (
+    HEIGHT,
+    LEFT,
+    TOP,
+    WIDTH,
+    Frame,
+    label_of,
+    ticks_between,
+    whole_ticks,
+)
+from server.report.privacy import cost_of, left_of
+
+# More rounds than pixels would only make the file longer.
+_MOST_POINTS = 150
+_ROW, _NAMES = 26, 132
+_LONGEST_NAME = 18
+LOOKS = ("main", "second", "third", "faint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a chart; a None is a gap.
+
+    Attributes:
+        look: one of `LOOKS`: the last is thin and has no place in the legend.
+    """
+
+    name: str
+    values: Sequence[float | None]
+    look: str = "main"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """One row of a chart of dots: a value, and how far to both sides it may be off."""
+
+    name: str
+    value: float
+    sd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Patients of about the same predicted probability: how often it happened, in which range."""
+
+    low: float
+    high: float
+    num_patients: float
+    predicted: float
+    observed: float
+    interval: tuple[float, float]
+
+
+def line_chart(
+    title: str,
+    *,
+    x: Sequence[int],
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    description: str,
+    from_zero: bool = False,
+) -> Chart:
+    """Lines over whole numbers, such as rounds; there is a number at least."""
+    kept = _thinned(len(x))
+    x = [x[i] for i in kept]
+    lines = [
+        Line(name=line.name, look=line.look, values=[line.values[i] for i in kept])
+        for line in lines
+    ]
+    known = [v for line in lines for v in line.values if v is not None]
+    low = min(0.0, *known) if from_zero else min(known)
+    frame = Frame(x_ticks=whole_ticks(x[0], x[-1]), y_ticks=ticks_between(low, max(known)))
+    # Thin lines come first, below the thick ones.
+    drawn = [_line(frame, x, line) for line in sorted(lines, key=lambda n: -LOOKS.index(n.look))]
+    body = frame.axes(x_label, y_label) + Markup("").join(drawn) + _legend(lines)
+    rows = [(str(n), *(number_text(line.values[i]) for line in lines)) for i, n in enumerate(x)]
+    head = (x_label, *(line.name for line in lines))
+    return _chart(title, description, body, HEIGHT, Table(caption=title, head=head, rows=rows))
+
+
+def dot_chart(
+    title: str,
+    *,
+    dots: Sequence[Dot],
+    reference: float | None,
+    bounds: tuple[float, float],
+    label: str,
+    description: str,
+) -> Chart:
+    """A value of each hospital, one row each, beside a line at `reference`.
+
+    Args:
+        bounds: beyond which the quantity cannot be, whatever the noise.
+    """
+    ends = [end for dot in dots for end in _ends(dot, bounds)]
+    ends += [] if reference is None else [reference]
+    ticks = ticks_between(min(ends), max(ends), most=4)
+    height = TOP + _ROW * len(dots) + 24
+
+    def place(value: float) -> float:
+        return round(
+            _NAMES + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (WIDTH - 20 - _NAMES), 1
+        )
+
+    bottom = height - 22
+    parts = [
+        Markup(
+            '<path class="grid" d="M{0} {1}V{2}"/><text class="tick mid" x="{0}" y="{3}">{4}'
+        ).format(place(t), TOP - 8, bottom, height - 6, label_of(t))
+        + Markup("</text>")
+        for t in ticks
+    ]
+    parts.append(Markup('<text class="tick" x="{}" y="14">{}</text>').format(_NAMES, label))
+    if reference is not None:
+        parts.append(
+            Markup('<path class="guide" d="M{} {}V{}"/>').format(place(reference), TOP - 8, bottom)
+        )
+    parts += [_dot(dot, bounds, place, TOP + _ROW * (n + 0.5)) for n, dot in enumerate(dots)]
+    has_noise = any(dot.sd is not None for dot in dots)
+    head = ("hospital", label, "± noise") if has_noise else ("hospital", label)
+    rows = [(d.name, number_text(d.value), number_text(d.sd))[: len(head)] for d in dots]
+    table = Table(caption=title, head=head, rows=rows)
+    return _chart(title, description, Markup("").join(parts), height, table)
+
+
+def calibration_chart(title: str, *, bins: Sequence[Bin], description: str) -> Chart:
+    """How often it happened over how probable it was said to be; both are equal on the diagonal."""
+    ticks = ticks_between(0.0, 1.0, most=5)
+    frame = Frame(x_ticks=ticks, y_ticks=ticks)
+    parts = [frame.axes("predicted probability", "observed frequency")]
+    parts.append(
+        Markup('<path class="guide" d="M{} {}L{} {}"/>').format(
+            frame.x(0), frame.y(0), frame.x(1), frame.y(1)
+        )
+    )
+    points = " ".join(f"{frame.x(b.predicted)},{frame.y(b.observed)}" for b in bins)
+    parts.append(Markup('<polyline class="line main" points="{}"/>').format(points))
+    for b in bins:
+        place = frame.x(b.predicted)
+        low, high = (frame.y(end) for end in b.interval)
+        whisker = Markup('<path class="whisker" d="M{} {}V{}"/>').format(place, low, high)
+        dot = Markup('<circle class="dot" cx="{}" cy="{}" r="4"/>').format(
+            place, frame.y(b.observed)
+        )
+        parts.append(whisker + dot)
+    rows = [
+        (
+            f"{b.low:.2f} to {b.high:.2f}",
+            f"{b.num_patients:,.0f}",
+            f"{b.predicted:.3f}",
+            f"{b.observed:.3f}",
+            f"{b.interval[0]:.3f} to {b.interval[1]:.3f}",
+        )
+        for b in bins
+    ]
+    head = ("predicted between", "patients", "mean predicted", "observed", "95 % interval")
+    table = Table(caption=title, head=head, rows=rows)
+    return _chart(title, description, Markup("").join(parts), HEIGHT, table)
+
+
+def budget_chart(
+    title: str, *, spent: Sequence[tuple[str, float]], limit: float, description: str
+) -> Chart:
+    """What each hospital has spent of the same limit, as bars."""
+    height = 12 + _ROW * len(spent)
+    width = WIDTH - _NAMES - 104
+    parts = []
+    for n, (name, value) in enumerate(spent):
+        middle = 6 + _ROW * (n + 0.5)
+        part = min(value / limit, 1.0)
+        parts.append(_row_name(name, middle))
+        parts += [
+            Markup('<rect class="{}" x="{}" y="{}" width="{}" height="12" rx="3"/>').format(
+                look, _NAMES, middle - 6, round(long * width, 1)
+            )
+            for look, long in (("track", 1.0), ("bar", part))
+        ]
+        parts.append(
+            Markup('<text class="tick" x="{}" y="{}">{}</text>').format(
+                _NAMES + width + 8, middle + 4, f"{cost_of(value)} of {limit:g}"
+            )
+        )
+    rows = [(name, cost_of(value), left_of(limit, value)) for name, value in spent]
+    table = Table(caption=title, head=("hospital", "spent", "left"), rows=rows)
+    return _chart(title, description, Markup("").join(parts), height, table)
+
+
+def number_text(value: float | None) -> str:
+    """A number in a chart's table.
+
+    >>> number_text(0.98765), number_text(4200.0), number_text(None)
+    ('0.988', '4,200', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3f}"
+
+
+def _chart(title: str, description: str, body: Markup, height: float, table: Table) -> Chart:
+    # Equal charts may share a name; different ones in a page must not.
+    key = sha256(f"{title}\0{description}\0{body}".encode(errors="replace")).hexdigest()[:10]
+    svg = Markup(
+        '<svg role="img" viewBox="0 0 {} {}" aria-labelledby="t{} d{}">'
+        '<title id="t{}">{}</title><desc id="d{}">{}</desc>{}</svg>'
+    ).format(WIDTH, height, key, key, key, title, key, description, body)
+    return Chart(title=title, svg=svg, table=table)
+
+
+def _line(frame: Frame, x: Sequence[int], line: Line) -> Markup:
+    """A path with a gap where there is no value; a value alone is a dot."""
+    steps, is_down = [], False
+    for n, value in zip(x, line.values, strict=True):
+        if value is not None:
+            steps.append(f"{'L' if is_down else 'M'}{frame.x(n)} {frame.y(value)}")
+        is_down = value is not None
+    path = Markup('<path class="line {}" d="{}"><title>{}</title></path>').format(
+        line.look, "".join(steps), line.name
+    )
+    known = [(n, v) for n, v in zip(x, line.values, strict=True) if v is not None]
+    if len(known) != 1 or line.look == "faint":
+        return path
+    (n, value), *_ = known
+    return Markup('<circle class="dot" cx="{}" cy="{}" r="4"/>').format(frame.x(n), frame.y(value))
+
+
+def _legend(lines: Sequence[Line]) -> Markup:
+    """What thick lines are called, above the frame, and one word for all thin ones."""
+    named = [(line.name, line.look) for line in lines if line.look != "faint"]
+    if any(line.look == "faint" for line in lines):
+        named.append(("each hospital", "faint"))
+    parts, left = [], float(LEFT)
+    for name, look in named:
+        parts.append(
+            Markup(
+                '<path class="line {}" d="M{} 14h22"/><text class="tick" x="{}" y="18">{}</text>'
+            ).format(look, left, left + 28, name)
+        )
+        left += 28 + 6.6 * len(name) + 16
+    return Markup("").join(parts)
+
+
+def _ends(dot: Dot, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Where a dot can be for its noise: 95 % of a normal distribution, as far as there is room."""
+    far = 1.96 * (dot.sd or 0.0)
+    return max(dot.value - far, bounds[0]), min(dot.value + far, bounds[1])
+
+
+def _dot(
+    dot: Dot, bounds: tuple[float, float], place: Callable[[float], float], middle: float
+) -> Markup:
+    parts = [_row_name(dot.name, middle)]
+    if dot.sd is not None:
+        ends = [place(end) for end in _ends(dot, bounds)]
+        parts.append(Markup('<path class="whisker" d="M{1} {0}H{2}"/>').format(middle, *ends))
+    parts.append(
+        Markup('<circle class="dot" cx="{}" cy="{}" r="5.5"/>').format(place(dot.value), middle)
+    )
+    return Markup("").join(parts)
+
+
+def _row_name(name: str, middle: float) -> Markup:
+    short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return Markup('<text class="name" x="2" y="{}">{}</text>').format(middle + 4, short)
+
+
+def _thinned(count: int) -> list[int]:
+    """Which of so many points are kept: evenly spaced, and always the last."""
+    every = -(-count // _MOST_POINTS)
+    return [*range(0, count - 1, every), count - 1]

@@ -1,0 +1,174 @@
+"""The section that a privacy officer reads: promised, spent, left, and what epsilon means."""
+
+from math import exp
+from typing import Any
+
+from server.report.html.charts import budget_chart
+from server.report.html.document import (
+    Block,
+    Charts,
+    Heading,
+    Items,
+    Paragraph,
+    Section,
+    Table,
+)
+from server.report.privacy import cost_of, left_of, released
+
+_MOST_BARS = 40
+
+
+def privacy(results: dict[str, Any]) -> Section:
+    """What was promised to whom, what it cost, and what is not protected."""
+    mode = results["privacy"]["mode"]
+    blocks = {"patient": _of_patients, "site": _of_sites, "none": _none}[mode](results)
+    return Section(key="privacy", title="Privacy", blocks=blocks)
+
+
+def _none(_: dict[str, Any]) -> list[Block]:
+    return [
+        Paragraph(
+            look="warn",
+            text=(
+                "This run promises no differential privacy (mode “none”). Hospitals sent exact "
+                "updates, counts and sums over their patients. They sent no patient's record, but "
+                "no mathematical bound says how much can be learned of one patient from what they "
+                "sent, or from the model."
+            ),
+        )
+    ]
+
+
+def _of_patients(results: dict[str, Any]) -> list[Block]:
+    promised = results["privacy"]
+    epsilon, delta = promised["epsilon"], promised["delta"]
+    asked = "with the noise that the study fixes" if epsilon is None else f"at most {epsilon:g}"
+    blocks: list[Block] = [
+        Paragraph(
+            text=(
+                f"Promised: every {promised['unit']} of every hospital, with all of their records, "
+                "is protected from the coordinator and from everyone else by differential privacy: "
+                f"epsilon {asked} at delta {delta:g}, for all that this run releases. Adjacency: "
+                f"{promised['adjacency']}. A hospital's own policy may allow less, never more."
+            )
+        ),
+        *_spent(results),
+        *_meaning(results),
+        Heading(text="Released, and not protected"),
+        Items(
+            items=[
+                f"Released: {released(results)}.",
+                "Not protected: which hospitals took part, and which granularities and outcomes "
+                "they have; the public number of patients by which the study weights them; how "
+                "many bytes they sent, and when.",
+                "What is true of people like a patient, whether or not the patient took part, can "
+                "still be learned: that is what the study is for.",
+            ]
+        ),
+    ]
+    if any(entry["oracle"] for entry in results["rounds"]):
+        text = (
+            "The oracle's numbers in this report are exact and outside of this promise: they exist "
+            "because this is a simulation on one machine."
+        )
+        blocks.append(Paragraph(text=text, look="note"))
+    return blocks
+
+
+def _spent(results: dict[str, Any]) -> list[Block]:
+    promised = results["privacy"]
+    limit, sites = promised["epsilon"], sorted(promised["sites"].items())
+    if not sites:
+        return [Paragraph(text="No hospital has enrolled yet, so nothing is spent.")]
+    rows = [
+        [
+            site,
+            cost_of(cost["epsilon"]),
+            left_of(limit, cost["epsilon"]),
+            "–" if cost["delta"] is None else f"{cost['delta']:g}",
+        ]
+        for site, cost in sites
+    ]
+    blocks: list[Block] = [
+        Table(
+            caption="Epsilon of this run, by each hospital's own ledger",
+            head=("hospital", "spent", "left of the study's epsilon", "delta"),
+            rows=rows,
+            note=(
+                "Told with each hospital's last evaluation (–: not told). What is left over all "
+                "runs and studies is known to each hospital alone: “wardround ledger SITE_DIR”. A "
+                "patient in several hospitals, or in several runs, pays for each."
+            ),
+        )
+    ]
+    spent = [(site, cost["epsilon"]) for site, cost in sites if cost["epsilon"] is not None]
+    if limit is not None and 0 < len(spent) <= _MOST_BARS:
+        most = max(value for _, value in spent)
+        chart = budget_chart(
+            f"Spent of epsilon {limit:g}, by hospital",
+            spent=spent,
+            limit=limit,
+            description=f"Of epsilon {limit:g}, hospitals have spent at most {cost_of(most)}.",
+        )
+        blocks.append(Charts(charts=[chart]))
+    return blocks
+
+
+def _meaning(results: dict[str, Any]) -> list[Block]:
+    told = [c["epsilon"] for c in results["privacy"]["sites"].values() if c["epsilon"] is not None]
+    limit = results["privacy"]["epsilon"]
+    epsilon = max(told, default=limit)
+    if epsilon is None:
+        return []
+    delta = results["privacy"]["delta"]
+    # Kairouz, Oh and Viswanath 2015, theorem 2.1, at equal error of both kinds.
+    right = (1.0 + delta * exp(-epsilon)) / (1.0 + exp(-epsilon))
+    odds = f"{exp(epsilon):,.1f}" if epsilon < 10 else "more than 20,000"
+    text = (
+        "Suppose that somebody knows everything about a patient but whether the patient was among "
+        "those trained on, and guesses it from all that was released. If yes and no were equally "
+        f"likely before, epsilon {cost_of(epsilon)} allows the guess to be right at most "
+        f"{_percent(right)} of the time (a coin is right half of the time; the odds change by a "
+        f"factor of {odds} at most, but for a chance of delta). That is a limit that no attack can "
+        "pass, whatever it knows; it is not a measure of what attacks do reach, and this run was "
+        "not attacked to find out. At 1 and below the limit itself is strong; the further above, "
+        "the less it rules out by itself."
+    )
+    return [Heading(text="What epsilon means"), Paragraph(text=text)]
+
+
+def _percent(part: float) -> str:
+    r"""A probability as people read it, rounded up: a limit is not made better by rounding.
+
+    >>> _percent(0.5249), _percent(0.99996)
+    ('52.5\xa0%', '99.996\xa0%')
+    """
+    digits = 1 if part < 0.999 else 3
+    return f"{-(-part * 100 * 10**digits // 1) / 10**digits:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def _of_sites(results: dict[str, Any]) -> list[Block]:
+    promised = results["privacy"]
+    spent = "No round has been aggregated yet."
+    if promised["epsilon"] is not None:
+        spent = (
+            f"After the last round that is epsilon {cost_of(promised['epsilon'])} at delta "
+            f"{promised['delta']:g}, with noise multiplier {promised['noise_multiplier']:.4g}."
+        )
+    return [
+        Paragraph(
+            text=(
+                "Promised: whether a hospital took part in the training is hidden in the model. "
+                f"{spent} The unit is the {promised['unit']}; adjacency: {promised['adjacency']}. "
+                "The coordinator adds the noise, and is trusted."
+            )
+        ),
+        Paragraph(
+            look="warn",
+            text=(
+                "No patient is protected from the coordinator, to whom hospitals sent exact "
+                "updates, counts and sums over their patients; this report shows some of them. "
+                "None of the noise is credited to a patient."
+            ),
+        ),
+    ]

@@ -1,0 +1,184 @@
+"""The first section: what was trained, how well it does, what that means, and what is not known."""
+
+from typing import Any
+
+from server.report.html.document import Block, Figure, Figures, Heading, Items, Paragraph, Section
+from server.report.html.facts import Facts
+from server.report.html.spread import Spread, is_private, last_evaluated, spread_of
+from server.report.html.words import bytes_text, listed, meaning_of, several
+from server.report.markdown import noised_number_of, number_of
+from server.report.privacy import cost_of
+
+# Below this many held-out patients a hospital's own numbers say little.
+_FEW = 50
+
+
+def summary(results: dict[str, Any], facts: Facts) -> Section:
+    """The summary in plain words."""
+    blocks: list[Block] = [Paragraph(text=_what_was_done(results, facts), look="lead")]
+    if results["status"] != "finished":
+        blocks.append(Paragraph(text=_UNFINISHED[results["status"]], look="warn"))
+    blocks.append(Figures(figures=_figures(results)))
+    told = _what_came_out(results)
+    blocks.append(Items(items=told) if told else Paragraph(text=_nothing_yet(results)))
+    blocks += [
+        Heading(text="What this report does not tell"),
+        Items(items=_unknown(results)),
+    ]
+    return Section(key="summary", title="In short", blocks=blocks)
+
+
+_UNFINISHED = {
+    "unfinished": "This run has not finished; everything here is as far as it has come.",
+    "failed": "This run failed before its end; everything here is as far as it came.",
+}
+
+
+def _what_was_done(results: dict[str, Any], facts: Facts) -> str:
+    study = facts.study
+    title = f"“{study.study.title}” ({study.name})" if study.study.title else study.name
+    rounds = [e for e in results["rounds"] if e["aggregated_from"]]
+    predicted = listed([f"“{name}”" for name in study.outcomes])
+    return (
+        f"One model for {title} was trained across {several(len(results['sites']), 'hospital')} in "
+        f"{several(len(rounds), 'round')} of federated learning. It predicts {predicted} from "
+        f"{listed(list(study.granularities))}. Patients' records stayed at their hospitals."
+    )
+
+
+def _figures(results: dict[str, Any]) -> list[Figure]:
+    rounds = sum(1 for e in results["rounds"] if e["aggregated_from"])
+    figures = [
+        Figure(name="Hospitals", value=str(len(results["sites"])), more=_absent(results)),
+        Figure(name="Rounds", value=f"{rounds}", more=f"of {results['num_rounds']} asked for"),
+    ]
+    evaluated = last_evaluated(results)
+    for outcome in list(results["outcomes"])[:3] if evaluated else []:
+        spread = spread_of(results, evaluated or {}, outcome)
+        values = spread.by_site.values()
+        ends = [number_of(spread.metric, v) for v in (min(values), max(values))] if values else []
+        figures.append(
+            Figure(
+                name=f"{spread.title}, {outcome}",
+                value=number_of(spread.metric, spread.pooled),
+                more=f"hospitals {ends[0]} to {ends[1]}" if ends else "by no hospital alone",
+            )
+        )
+    figures.append(_privacy_figure(results))
+    sent = results["bytes"]["up"]
+    figures.append(Figure(name="Left the hospitals", value=bytes_text(sent), more="in all"))
+    return figures
+
+
+def _absent(results: dict[str, Any]) -> str:
+    absent = {a["site"] for a in results["absent"]}
+    return f"{len(absent)} absent at times" if absent else "none was ever absent"
+
+
+def _privacy_figure(results: dict[str, Any]) -> Figure:
+    privacy = results["privacy"]
+    if privacy["mode"] == "none":
+        return Figure(name="Differential privacy", value="none", more="no bound is promised")
+    if privacy["mode"] == "site":
+        return Figure(
+            name="Epsilon, per hospital",
+            value=cost_of(privacy["epsilon"]),
+            more="patients are not protected",
+        )
+    spent = [c["epsilon"] for c in privacy["sites"].values() if c["epsilon"] is not None]
+    return Figure(
+        name="Epsilon, per patient",
+        value=cost_of(max(spent)) if spent else "not told yet",
+        more=f"most at one hospital; delta {privacy['delta']:g}",
+    )
+
+
+def _what_came_out(results: dict[str, Any]) -> list[str]:
+    """One text for each outcome: the result, its spread over sites, what it means."""
+    evaluated = last_evaluated(results)
+    if evaluated is None:
+        return []
+    told = []
+    for outcome, kind in results["outcomes"].items():
+        spread = spread_of(results, evaluated, outcome)
+        if spread.pooled is None:
+            continue
+        parts = [
+            f"{outcome}: {spread.title} {_noised(spread, evaluated, outcome)} over the held-out "
+            f"patients of all hospitals together, after round {evaluated['round']}"
+            + (f"; hospital by hospital {spread.text}." if spread.text else ".")
+        ]
+        if kind != "multiclass":
+            unit = results["units"].get(outcome, "")
+            parts.append(meaning_of(spread.metric, spread.pooled, unit=unit, outcome=outcome))
+            parts.append(_is_it_chance(spread, evaluated["pooled"][outcome]))
+        parts.append(_before(results, evaluated, outcome))
+        told.append(" ".join(part for part in parts if part))
+    return told
+
+
+def _noised(spread: Spread, evaluated: dict[str, Any], outcome: str) -> str:
+    return noised_number_of(spread.metric, evaluated["pooled"][outcome])
+
+
+def _is_it_chance(spread: Spread, pooled: dict[str, float | None]) -> str:
+    """Says so where the noise for privacy alone could have made a guess look like this."""
+    sd = pooled.get(f"{spread.metric}_noise_sd")
+    if sd is None or spread.pooled is None or spread.metric not in ("auroc", "c_index"):
+        return ""
+    is_lost = abs(spread.pooled - 0.5) < 1.96 * sd
+    return "With this much noise, that cannot be told from guessing." if is_lost else ""
+
+
+def _before(results: dict[str, Any], evaluated: dict[str, Any], outcome: str) -> str:
+    """What the untrained model reached, where it was evaluated at all."""
+    first = results["rounds"][0]
+    if first is evaluated or first["round"] != 0 or not any(first["sites"].values()):
+        return ""
+    spread = spread_of(results, first, outcome)
+    if spread.pooled is None:
+        return ""
+    return f"Before the first round it was {number_of(spread.metric, spread.pooled)}."
+
+
+def _nothing_yet(results: dict[str, Any]) -> str:
+    if is_private(results):
+        return (
+            "A private run is evaluated once, after its last round, because every evaluation costs "
+            "privacy. No evaluation has come yet."
+        )
+    return "No hospital has sent an evaluation, so nothing is known of how well the model does."
+
+
+def _unknown(results: dict[str, Any]) -> list[str]:
+    unknown = [
+        "Whether a hospital gains by joining: no model trained on one hospital alone was compared "
+        "(“wardround arms” does that).",
+        "How the model does at a hospital that took no part: held-out patients are of the same "
+        "hospitals as those it was trained on.",
+        "How it does in groups of patients, such as by sex or age: results are by hospital only.",
+        f"How much of a difference is chance: this is one run with one seed ({results['seed']}), "
+        "and numbers of few patients move by themselves.",
+    ]
+    if is_private(results):
+        unknown.append(
+            "Exact numbers: every metric carries noise for privacy, and how many patients each "
+            "hospital has is not told."
+        )
+    else:
+        evaluated = last_evaluated(results)
+        few = [] if evaluated is None else _with_few(evaluated)
+        if few:
+            unknown.append(
+                f"Much about {listed(few)}: fewer than {_FEW} patients were held out there."
+            )
+    return unknown
+
+
+def _with_few(evaluated: dict[str, Any]) -> list[str]:
+    """The sites with an outcome that is known of few held-out patients."""
+    return [
+        site
+        for site, outcomes in sorted(evaluated["sites"].items())
+        if any(0 < (m["num_patients"] or 0) < _FEW for m in (outcomes or {}).values())
+    ]

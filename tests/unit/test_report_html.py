@@ -1,0 +1,331 @@
+"""The report as a page: all of a run is told, nothing is invented, and nothing trusted."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from common.errors import RefusalCode, WardroundError
+from server.journal import Event
+from server.report import write_report
+from server.report.html.words import reason_of
+from tests.unit.builders import study_of
+from tests.unit.report_journals import (
+    OF_SITES,
+    OWN,
+    PLAIN,
+    SITES,
+    enrolled,
+    event_of,
+    page_of,
+    plain_journal,
+    private_journal,
+    reply_of,
+    site_private_journal,
+    start_of,
+    with_one_text_replaced,
+)
+
+VOID = {"meta", "link"}
+JOURNALS = {
+    "plain": plain_journal(),
+    "own models": plain_journal(OWN),
+    "private": private_journal(),
+    "private sites": site_private_journal(),
+    "just begun": [start_of(PLAIN)],
+    "enrolled": [start_of(PLAIN), *enrolled("north")],
+    "failed": [*plain_journal()[:12], event_of("run_failed", reason="cohort")],
+    "many rounds": plain_journal(study_of(), num_rounds=4),
+}
+PAGES = {name: page_of(journal) for name, journal in JOURNALS.items()}
+
+
+class Tree(HTMLParser):
+    """Checks that tags close in order; collects elements with their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"{tag} closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        # A cell ends where its text does.
+        self.text += f" {data}"
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def text_of(name: str) -> str:
+    return " ".join(Tree(PAGES[name]).text.split())
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))
+def test_every_element_is_closed_and_every_id_is_there_once(page: str) -> None:
+    tree = Tree(page)
+    assert tree.open == []
+    ids = [a["id"] for _, a in tree.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    for attributes in tree.all("a"):
+        assert (attributes["href"] or "")[1:] in ids
+    for _, attributes in tree.elements:
+        assert set((attributes.get("aria-labelledby") or "").split()) <= set(ids)
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))
+def test_the_page_asks_nothing_of_anybody(page: str) -> None:
+    tree = Tree(page)
+    assert not {"script", "img", "iframe", "object", "form", "base"} & {t for t, _ in tree.elements}
+    for _, attributes in tree.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert name not in ("src", "srcset", "style", "action", "xlink:href")
+            if name == "href":
+                assert value == "data:," or (value or "").startswith("#")
+    style = page.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))
+def test_headings_go_down_one_level_at_a_time_and_landmarks_are_there(page: str) -> None:
+    tree = Tree(page)
+    levels = [int(t[1]) for t, _ in tree.elements if re.fullmatch("h[1-6]", t)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    for landmark in ("header", "nav", "main", "footer"):
+        assert len(tree.all(landmark)) == 1
+    assert tree.all("html") == [{"lang": "en"}]
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))
+def test_every_table_has_a_caption_and_names_its_rows_and_columns(page: str) -> None:
+    tree = Tree(page)
+    assert len(tree.all("table")) == len(tree.all("caption")) == len(tree.all("tbody"))
+    assert {a.get("scope") for a in tree.all("th")} == {"row", "col"}
+    widths: set[int] = set()
+    for part in re.split("(<table|</tr>)", page):
+        if part == "<table":
+            widths = set()
+        elif "<t" in part:
+            cells = len(re.findall("<t[dh][ >]", part))
+            widths |= {cells} if cells else set()
+            assert len(widths) <= 1, part
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))
+def test_every_chart_has_a_name_a_description_and_a_table(page: str) -> None:
+    figures = re.findall("<figure>.*?</figure>", page, re.DOTALL)
+    assert len(figures) == page.count("<svg")
+    for figure in figures:
+        tree = Tree(figure)
+        (svg,) = tree.all("svg")
+        assert svg["role"] == "img"
+        assert len((svg["aria-labelledby"] or "").split()) == 2
+        assert re.search("<desc[^>]*>[^<]+</desc>", figure)
+        assert len(tree.all("details")) == len(tree.all("table")) == 1
+
+
+def test_equal_journals_give_the_same_bytes_and_are_left_as_they_are(tmp_path: Path) -> None:
+    written = []
+    for run in ("one", "other"):
+        folder = tmp_path / run
+        folder.mkdir()
+        lines = "".join(json.dumps(event) + "\n" for event in plain_journal())
+        (folder / "journal.jsonl").write_text(lines)
+        write_report(folder)
+        assert (folder / "journal.jsonl").read_text() == lines
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"journal.jsonl", "results.json", "report.md", "report.html"}
+
+
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [plain_journal(OWN), private_journal(), [*site_private_journal(), event_of("run_failed")]],
+    ids=["own models", "private", "private sites"],
+)
+def test_no_text_of_a_journal_becomes_markup(journal: list[Event]) -> None:
+    num_shown = 0
+    journal = [*journal, event_of("transferred", taken=["labs"], left={"vitals": "not there"})]
+    seen: set[str] = set()
+    for n, event in enumerate(journal):
+        # One event of each kind is enough: the next ones have the same fields.
+        kind = f"{event['event']} {event.get('kind')} {event.get('reason')}"
+        if kind in seen:
+            continue
+        seen.add(kind)
+        for hostile in with_one_text_replaced(event, HOSTILE):
+            try:
+                page = page_of([*journal[:n], hostile, *journal[n + 1 :]])
+            except (ValidationError, WardroundError, KeyError, ValueError, TypeError):
+                # What is checked on the way in does not get as far as a page.
+                continue
+            assert "<script" not in page
+            assert "<img" not in page
+            # As the journal has it: neither a template nor anything else was made of it.
+            num_shown += "{{7*7}}" in page
+    assert num_shown >= 8
+
+
+def test_texts_of_people_are_shown_as_they_wrote_them() -> None:
+    study = study_of(study={"title": "A & B <c>", "description": "Ends with x < 3."})
+    page = page_of(plain_journal(study))
+    assert "<h1>A &amp; B &lt;c&gt;: report of a run</h1>" in page
+    assert "Ends with x &lt; 3." in page
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_a_report(tmp_path: Path) -> None:
+    journal = [*plain_journal(), event_of("absent", round=1, site="north", reason="\ud800")]
+    lines = "".join(json.dumps(event) + "\n" for event in journal)
+    (tmp_path / "journal.jsonl").write_text(lines)
+    write_report(tmp_path)
+    assert b"\\ud800" in (tmp_path / "report.html").read_bytes()
+
+
+def test_the_summary_says_what_was_trained_and_how_far_hospitals_are_apart() -> None:
+    text = text_of("plain")
+    assert (
+        "One model for “Fever & falls” (small) was trained across 3 hospitals in 2 rounds" in text
+    )
+    assert "It predicts “event”, “stay” and “death” from" in text
+    assert re.search(r"event: AUROC \S+ over the held-out patients of all hospitals together", text)
+    assert re.search(r"hospital by hospital \S+ ± \S+ over all hospitals, from \S+ to \S+\.", text)
+    assert re.search(r"Before the first round it was 0\.\d{3}\.", text)
+    assert "Whether a hospital gains by joining" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("just begun", "This run has not finished"), ("failed", "This run failed before its end")],
+)
+def test_a_run_without_an_end_says_so(name: str, told: str) -> None:
+    assert told in text_of(name)
+    assert "not its final model" in text_of(name)
+    assert "has not finished" not in text_of("plain")
+
+
+def test_parts_that_a_run_has_nothing_of_are_left_out() -> None:
+    assert 'id="own-models"' in PAGES["own models"]
+    assert 'id="own-models"' not in PAGES["plain"]
+    for key in ("hospitals", "curves", "left"):
+        assert f'id="{key}"' in PAGES["plain"]
+        assert f'id="{key}"' not in PAGES["just begun"]
+    assert "Nothing" not in PAGES["enrolled"].split("<main")[0]
+
+
+def test_absences_are_told_in_words_with_their_rounds() -> None:
+    text = text_of("plain")
+    assert "south did not answer in time 0" in text
+    assert "west refused: nobody there has accepted this study 1" in text
+    assert "No hospital was absent" in text_of("private")
+
+
+def test_every_code_of_refusal_has_words() -> None:
+    for code in RefusalCode:
+        assert reason_of(code) != code
+    assert reason_of("something new") == "something new"
+
+
+def test_what_left_is_told_by_kind_with_every_name_in_it() -> None:
+    text = text_of("plain")
+    names = "of event: num_patients, loss_sum, brier_sum, confusion, positives_by_score"
+    assert (
+        f"evaluation 3 300 B counts of patients: patients, labs, vitals, event; statistics: {names}"
+        in text
+    )
+    assert "one update (a difference of parameters); counts of patients: patients, labs" in text
+    # Per site: enrolment, two trainings and an evaluation of 100 bytes each.
+    for site in SITES:
+        assert f"{site} 4 400" in text
+
+
+def test_a_private_run_tells_costs_and_no_number_of_patients() -> None:
+    text = text_of("private")
+    assert "epsilon at most 3 at delta 0.0001" in text
+    assert "north 2.500 0.500 0.0001" in text
+    assert "west 2.700 0.300 0.0001" in text
+    # (1 + 1e-4 · e^-2.7) / (1 + e^-2.7) = 0.9370 + …, rounded up.
+    assert "right at most 93.8 % of the time" in text.replace("\xa0", " ")
+    assert "public weights, and no counts: patients, labs" in text
+    assert "noised update" in text
+    assert "90" not in re.sub(r"0\.\d+", "", text.split("Who took part")[-1].split("Privacy")[0])
+
+
+def test_a_private_run_without_an_evaluation_says_why() -> None:
+    page = page_of(private_journal()[:-4])
+    assert "A private run is evaluated once" in page
+    assert 'id="hospitals"' not in page
+
+
+def test_hidden_sites_are_told_apart_from_protected_patients() -> None:
+    text = text_of("private sites")
+    assert "epsilon 1.235 at delta 0.001, with noise multiplier 4" in text
+    assert "No patient is protected from the coordinator" in text
+    assert "guess" not in text.split("Privacy")[-1].split("What left")[0]
+    assert "no differential privacy" in text_of("plain")
+    assert "No round has been aggregated yet." in page_of([start_of(OF_SITES)])
+
+
+def test_the_model_card_lists_what_a_person_must_fill_in_and_invents_nothing() -> None:
+    text = text_of("plain")
+    assert "Purpose, as the study states it Fever & falls." in text
+    assert "To be filled in by a person" in text
+    assert "Intended use: for which decision" in text
+    assert "Some hospitals lack granularities: " in text
+    unnamed = study_of(study={"title": ""})
+    assert "The study states none." in page_of(plain_journal(unnamed))
+
+
+def test_a_hospital_that_sent_nothing_has_a_row() -> None:
+    journal = copy.deepcopy(plain_journal())
+    for event in journal:
+        if event["event"] == "reply" and event["site"] == "south" and event["kind"] == "evaluate":
+            event["metrics"] = {}
+    tree = Tree(page_of(journal))
+    assert "not sent" in tree.text
+    assert "over 2 of 3 hospitals" in tree.text
+
+
+def test_the_study_stands_in_full_and_a_resume_is_told() -> None:
+    resumed = start_of(PLAIN) | {"event": "run_resumed", "round": 1}
+    page = page_of([*plain_journal(), resumed, event_of("run_finished", round=2)])
+    assert "local_epochs" in page
+    assert "resumed at rounds</th><td>1</td>" in page
+
+
+def test_a_long_run_of_many_hospitals_is_below_a_megabyte() -> None:
+    sites = [f"hospital-{n}" for n in range(10)]
+    template = [e for e in plain_journal() if e["event"] == "reply" and e["kind"] == "train"]
+    journal = [start_of(PLAIN, 100)]
+    for site in sites:
+        journal += enrolled(site)
+    for number in range(101):
+        metrics = template[number % len(template)]["metrics"]
+        journal += [reply_of("train", number, site, metrics) for site in sites]
+        journal.append(event_of("round_finished", round=number + 1, seconds=0.5))
+    assert len(page_of([*journal, event_of("run_finished", round=100)]).encode()) < 1_000_000
