@@ -4,6 +4,7 @@ Must not import torch or flwr: connectors import it.
 """
 
 import fcntl
+import grp
 import ipaddress
 import os
 import re
@@ -92,24 +93,33 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def claimed(address: Address) -> Iterator[None]:
+def claimed(address: Address, *, group: str | None = None) -> Iterator[None]:
     """Holds the address for this process: nobody else takes its socket, and none is left behind.
 
     Guarantees:
-        - The socket's folder is its owner's alone (0700), made so or refused.
+        - The socket's folder is its owner's alone (0700), or its owner's and the group's, who may
+          pass through it and change nothing (0710); made so or refused.
         - A socket in whose place somebody listens is left as it is.
         - A socket that a killed process left is removed.
         - The socket is removed at the end.
 
+    Args:
+        group: of the operating system, whose members may reach the socket as well.
+
     Raises:
-        SiteConfigError: another process listens there, the folder is open to others, or what is at
-            the path is no socket.
+        SiteConfigError: another process listens there, the folder is open to others, what is at
+            the path is no socket, or this user cannot give files to the group.
     """
     if address.path is None:
+        if group is not None:
+            raise SiteConfigError(
+                "Expected a Unix socket for --socket-group, found loopback, which every user of "
+                "this machine can reach. Name --address unix:/PATH, or no group."
+            )
         yield
         return
     path = address.path
-    _require_own_folder(path.parent)
+    _require_own_folder(path.parent, _group_id(group))
     # A lock and not the socket itself decides who owns the path: the kernel gives it back when a
     # process is killed, and gRPC would unlink a socket that another process has just bound.
     descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -127,16 +137,55 @@ def claimed(address: Address) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _require_own_folder(folder: Path) -> None:
+def share_socket(path: Path, *, group: str | None) -> None:
+    """Lets the owner (0600), and with a `group` its members (0660), use a socket just made.
+
+    Raises:
+        SiteConfigError: there is no such group, or this user cannot give files to it.
+    """
+    gid = _group_id(group)
+    if gid is not None:
+        _give(path, gid)
+    path.chmod(0o600 if gid is None else 0o660)
+
+
+def _group_id(group: str | None) -> int | None:
+    if group is None:
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise SiteConfigError(
+            f"Expected a group of this machine (--socket-group), found none called {group!r}. "
+            "Make it (groupadd), with the connector's user in it."
+        ) from None
+
+
+def _give(path: Path, gid: int) -> None:
+    try:
+        os.chown(path, -1, gid)
+    except PermissionError:
+        raise SiteConfigError(
+            f"Expected a group that this user belongs to (--socket-group), found group {gid}, "
+            f"which {path} cannot be given to. Add this user to the group, too."
+        ) from None
+
+
+def _require_own_folder(folder: Path, gid: int | None) -> None:
     with suppress(FileExistsError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
     found = folder.stat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    # With a group, its members may be let in; nobody else, and nobody may put another socket there.
+    forbidden = 0o077 if gid is None else 0o027
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & forbidden:
         raise SiteConfigError(
             f"Expected a folder for the socket that is this user's alone, found mode "
             f"{stat.S_IMODE(found.st_mode):04o} ({folder}). Say chmod 700, or name another folder."
         )
+    if gid is not None:
+        _give(folder, gid)
+        folder.chmod(0o710)
 
 
 def _remove_stale(path: Path) -> None:

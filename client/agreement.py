@@ -182,8 +182,8 @@ def what_leaves(study: Study, policy: Policy) -> tuple[str, ...]:
     when = "after the last round, with noise" if declared.is_private else "in each round"
     sentences += [f"{when}: {text}" for text in _statistics_texts(declared, policy)]
     sentences.append(
-        "with each of them: this site's name, ids of the run and the task, a signed receipt of the "
-        "ledger; or a refusal code alone"
+        "with each of them: this site's name, ids of the run and the task, a receipt of the "
+        "ledger; or a refusal code alone; all of it signed by this site"
     )
     return tuple(sentences)
 

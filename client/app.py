@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from common import wire
 from common.errors import MessageError, SiteConfigError, SiteProcessError
+from common.parcels import is_packed, packed, unpacked
 from common.run_folder import run_folder, site_folders
 from common.study_file import study_of_run
 
@@ -57,9 +58,11 @@ def forward(message: Message, address: str) -> Message:
 
     try:
         with connect(address) as site:
-            data = wire.records_to_bytes(message.content)
+            data = wire.records_to_bytes(unpacked(message.content))
             answer = site.answer(data, message.metadata.message_type)
-        return Message(wire.records_from_bytes(answer), reply_to=message)
+        records = wire.records_from_bytes(answer)
+        records = packed(records) if is_packed(message.content) else records
+        return Message(records, reply_to=message)
     except (MessageError, SiteConfigError, SiteProcessError):
         return Message(Error(_NO_ANSWER), reply_to=message)
 

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.chained_file import ChainedFile
 from common.signing import Purpose, SigningKey
-from common.wire import Reply, Task
+
+if TYPE_CHECKING:  # it loads flwr, and commands that look at the log need none
+    from common.wire import Reply, Task
 
 
 def audit_path(state_dir: Path) -> Path:
@@ -66,7 +69,7 @@ class AuditLog:
         self._file.check_end()
 
 
-def audit_line(task: Task, reply: Reply, kept_back: list[str]) -> dict[str, object]:
+def audit_line(task: "Task", reply: "Reply", kept_back: list[str]) -> dict[str, object]:
     """What the log says of an answer: names, counts and digests.
 
     Args:

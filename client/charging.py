@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from math import inf
 
+from client.disk import Room
 from client.ledger.approvals import Groups, groups_of
 from client.ledger.entries import Request
 from client.ledger.fingerprint import on_these_data
@@ -82,25 +83,32 @@ class Ledgered(Charging):
         - No run is charged more than its plan (rounds, spare rounds, one evaluation), and no data
           set more than the policy's budget: asked before any work.
         - A run without privacy is charged once, as what it is: no bound holds after it.
+        - Nothing is charged or worked on that has no room on the disk.
 
     Args:
         fingerprint: of the data's files, recorded with every event.
         source_kind: of the noise, likewise.
+        room: on the disk; a simulation does without.
     """
 
-    def __init__(self, ledger: Ledger, *, fingerprint: str, source_kind: str) -> None:
+    def __init__(
+        self, ledger: Ledger, *, fingerprint: str, source_kind: str, room: Room | None = None
+    ) -> None:
         self._ledger = ledger
         self._fingerprint = fingerprint
         self._source_kind = source_kind
+        self._room = room
         self._refused: set[tuple[Request, RefusalCode]] = set()
 
     def answer(self, task: Task, prepared: Prepared, work: Callable[[], Reply]) -> Reply:
         """The reply to a task, with the signed head of the ledger.
 
         Raises:
-            Refusal: LEDGER_BEHIND, ROUND_REPEATED or BUDGET_EXCEEDED, before any work; or what
-                `work` raises.
+            Refusal: LEDGER_BEHIND, ROUND_REPEATED, DISK_FULL or BUDGET_EXCEEDED, before any work;
+                or what `work` raises.
         """
+        if self._room is not None:
+            self._room.check(task)
         if task.ledger is not None:
             self._ledger.accept(task.ledger)
             # Of the two checkpoints that a coordinator may go back to, the older one asks for this.
@@ -131,7 +139,13 @@ class Ledgered(Charging):
             self._ledger.sent(_request(task, prepared))
 
     def refused(self, task: Task, prepared: Prepared | None, code: RefusalCode) -> None:
-        """Notes that a task was refused; one that is refused again, or the thousandth, is not."""
+        """Notes that a task was refused; one that is refused again, or the thousandth, is not.
+
+        Nor one that was refused because the disk is full: a line that does not fit would end the
+        ledger until the site process is started again.
+        """
+        if code is RefusalCode.DISK_FULL:
+            return
         request = _request(task, prepared)
         if len(self._refused) < _MOST_REFUSALS and (request, code) not in self._refused:
             self._refused.add((request, code))

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 import client.cli_keys
 import client.cli_study
+import client.cli_up
 import client.node
 
 SiteDir = Annotated[Path, typer.Argument(help="The folder with site.toml.", show_default=False)]
@@ -142,6 +143,13 @@ def site_serve(
     gpu_memory_fraction: Annotated[
         float, typer.Option(min=0.01, max=1.0, help="Of its GPU, where several sites share one.")
     ] = 1.0,
+    socket_group: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose members may connect as well: that of the connector's user.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the site process, which alone reads the data, until it is told to stop.
 
@@ -149,7 +157,7 @@ def site_serve(
     """
     from client.agent import serve_command
 
-    serve_command(site_dir, address, gpu_memory_fraction)
+    serve_command(site_dir, address, gpu_memory_fraction, socket_group)
 
 
 def mount(app: typer.Typer) -> None:
@@ -164,4 +172,6 @@ def mount(app: typer.Typer) -> None:
     site.command("join")(client.cli_keys.site_join)
     site.command("serve")(site_serve)
     site.command("connect")(client.node.node_command)
+    site.command("up")(client.cli_up.site_up)
+    site.command("status")(client.cli_up.site_status)
     app.add_typer(site, name="site", rich_help_panel="For a hospital")

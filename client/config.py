@@ -20,12 +20,15 @@ class SiteIdentity(Section):
         state_dir: where audit log, ledger and keys live: outside of the data, which may be
             read-only. Relative paths start at the folder of `site.toml`.
         device: "cpu", "cuda:N", or "auto" (the first GPU if there is one).
+        threads: of the processor, that the site process computes with; 0 leaves it to torch. A
+            simulation always takes one.
     """
 
     name: Annotated[str, Field(pattern=SITE_NAME_PATTERN)]
     dataset_id: Annotated[str, Field(min_length=1, max_length=200)]
     state_dir: str
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$")] = "auto"
+    threads: Annotated[int, Field(strict=True, ge=0, le=1024)] = 0
 
 
 class DataFiles(Section):
@@ -64,6 +67,7 @@ class SiteConfig:
     name: str
     dataset_id: str
     device: str
+    threads: int
     state_dir: Path
     patients: Path
     files: Mapping[str, Path]
@@ -105,6 +109,7 @@ def load_site_config(site_dir: Path) -> SiteConfig:
         name=file.site.name,
         dataset_id=file.site.dataset_id,
         device=file.site.device,
+        threads=file.site.threads,
         state_dir=state_dir,
         patients=_patients_table(folder, file.data.patients),
         files={name: folder / path for name, path in file.data.files.items()},

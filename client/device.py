@@ -13,9 +13,16 @@ def device_of(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+    num_found = torch.cuda.device_count()
+    if name.startswith("cuda:") and int(name[5:]) >= num_found:
+        usable = "0" if num_found == 1 else f"0 to {num_found - 1}"
         raise SiteConfigError(
-            f"Expected the GPU {name} (site.device), found {torch.cuda.device_count()} GPUs. "
-            'Use "auto", "cpu" or a number below that.'
+            f"Expected the GPU {name} (site.device), "
+            + (
+                f"found {num_found} here, numbered {usable}. Name one of them, "
+                if num_found
+                else "found none that torch can use. Look at its driver (nvidia-smi), "
+            )
+            + 'or write "auto" or "cpu".'
         )
     return torch.device(name)

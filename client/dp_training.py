@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.per_patient import clipped_gradient_sum
+from client.physical_batch import PhysicalBatch
 from client.training import Descent, Patients, Pull, seed_torch, seeded
 from common.errors import Refusal, RefusalCode
 from common.models.patient_model import PatientModel
@@ -57,7 +58,8 @@ def train_privately(
         - Samples and noise come from `source` alone; dropout and augmentation of each step from
           `source` and `seed` together.
         - The physical batch changes no sample, no noise, and no sum but for rounding (and for
-          which random numbers dropout gets).
+          which random numbers dropout gets). It is halved where memory runs out; no patient is left
+          out for it, and none counts twice.
         - Torch's global random state is left as it was.
 
     Edge cases:
@@ -72,12 +74,14 @@ def train_privately(
         seed: of dropout and augmentation, with a secret of `source` mixed in.
         num_steps: fewer steps than the plan pays for.
         pull: instead of the study's own, FedProx's towards the model that the round starts from.
-        physical_batch: the largest number of patients whose gradients are in memory at a time.
+        physical_batch: the largest number of patients whose gradients are in memory at a time, to
+            begin with.
 
     Raises:
         ValueError: the plan has no noise for patients, or pays for fewer steps; or classes are
             balanced by drawing patients again, which no plan accounts for.
         Refusal: training has changed what it must not (`EGRESS_BLOCKED`).
+        OutOfMemoryError: of torch; there is no room for one patient.
 
     Source: DP-SGD, Abadi et al. 2016, arXiv:1607.00133, algorithm 1, with the expected batch size
     as divisor; pull, decay, momentum and Adam are post-processing, Dwork and Roth 2014,
@@ -86,13 +90,14 @@ def train_privately(
     num_steps = _paid_steps(plan, study, num_steps)
     before = _untrained(model)
     descent = Descent(model, study, pull)
+    physical = PhysicalBatch(physical_batch, patients.device)
     with seeded(seed, patients.device):
         model.train()
         for _ in range(num_steps):
             index_B = poisson_sample(source, len(patients), plan.sample_rate)
             _seed_secretly(source, seed, patients.device)
             placed_P = _flat(descent.parameters)
-            sum_P = _clipped_sum(model, patients, index_B, plan, physical_batch)
+            sum_P = _clipped_sum(model, patients, index_B, plan, physical)
             _check_equal({"parameters": placed_P}, {"parameters": _flat(descent.parameters)})
             _set_gradients(descent.parameters, _noised_mean(sum_P, plan, source))
             descent.step()
@@ -152,16 +157,18 @@ def _clipped_sum(
     patients: Patients,
     index_B: NDArray[np.int64],
     plan: PrivacyPlan,
-    physical_batch: int,
+    physical: PhysicalBatch,
 ) -> NDArray[np.float64]:
     """The sum of the clipped gradients of the patients at `index_B`, shape (P,); 0 of nobody."""
-    sum_P = np.zeros(sum(p.numel() for p in model.parameters() if p.requires_grad))
-    for start in range(0, len(index_B), physical_batch):
-        piece_B = torch.from_numpy(index_B[start : start + physical_batch])
-        inputs, outcomes = patients.batch(piece_B)
+
+    def sum_of(place: slice) -> NDArray[np.float64]:
+        inputs, outcomes = patients.batch(torch.from_numpy(index_B[place]))
         sums = clipped_gradient_sum(model, inputs, outcomes, max_grad_norm=plan.max_grad_norm)
-        flat_P = torch.cat([value.detach().reshape(-1) for value in sums])
-        sum_P += flat_P.cpu().double().numpy()
+        return torch.cat([value.detach().reshape(-1) for value in sums]).cpu().double().numpy()
+
+    sum_P = np.zeros(sum(p.numel() for p in model.parameters() if p.requires_grad))
+    for piece_P in physical.pieces(len(index_B), sum_of):
+        sum_P += piece_P
     return sum_P
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.physical_batch import PhysicalBatch
 from client.recalibration import add_intercept, fit_intercept
 from client.training import Patients
 from common.metrics.evaluation import statistics_of
@@ -32,14 +33,20 @@ _BATCH = 1024
 
 
 def predict(model: PatientModel, patients: Patients) -> Predictions:
-    """The predictions of every outcome for each patient, in float64."""
+    """The predictions of every outcome for each patient, in float64.
+
+    Where memory runs out, of fewer patients at a time.
+    """
     model.eval()
-    parts: list[dict[str, Tensor]] = []
-    with torch.inference_mode():
-        # Of nobody, too, the predictions have their shape.
-        for index_B in torch.split(torch.arange(len(patients)), _BATCH):
-            inputs, _ = patients.batch(index_B)
-            parts.append(model.predictions(model(inputs)))
+
+    def of(place: slice) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            inputs, _ = patients.batch(torch.arange(len(patients))[place])
+            return model.predictions(model(inputs))
+
+    # Of nobody, too, the predictions have their shape.
+    physical = PhysicalBatch(_BATCH, patients.device)
+    parts = list(physical.pieces(len(patients), of)) or [of(slice(0))]
     return {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in parts[0]}
 
 

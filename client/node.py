@@ -7,6 +7,7 @@ patient's file, import torch, or fetch, install or run code that a server offers
 
 import hashlib
 import ipaddress
+import logging
 import signal
 import ssl
 import threading
@@ -19,6 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from client.client_certificate import load_client_certificate
 from common.errors import SiteConfigError
 from common.private_files import read_private
 
@@ -47,7 +49,8 @@ def run_node(
             has registered; None for a key of this run alone.
         heartbeat_file: touched while the loop turns: stale after 90 s means wedged. What the
             connector remembers stands beside it.
-        client_certificate: PEM file with certificate and key, for a proxy that wants one.
+        client_certificate: PEM file, for a proxy that wants one; over the node's key, if it holds
+            none of its own.
         insecure: no TLS.
 
     Raises:
@@ -62,8 +65,10 @@ def run_node(
     from client.node_loop import Node
     from client.node_session import Session, only_one
 
-    tls = _tls_context(superlink, root_certificates, client_certificate, insecure=insecure)
+    tls = _tls_context(superlink, root_certificates, insecure=insecure)
     key = ec.generate_private_key(ec.SECP384R1()) if auth_key is None else _load_key(auth_key)
+    if tls is not None and client_certificate is not None:
+        load_client_certificate(tls, client_certificate, key)
     digest = hashlib.sha256(public_key_to_bytes(key.public_key())).hexdigest()
     folder = heartbeat_file.parent
     with only_one(folder), connect(site_address) as site:
@@ -80,11 +85,7 @@ def run_node(
 
 
 def _tls_context(
-    superlink: str,
-    root_certificates: Path | None,
-    client_certificate: Path | None,
-    *,
-    insecure: bool,
+    superlink: str, root_certificates: Path | None, *, insecure: bool
 ) -> ssl.SSLContext | None:
     """What a server's certificate is checked against; None for none at all, on loopback."""
     host, _, port = superlink.rpartition(":")
@@ -109,12 +110,10 @@ def _tls_context(
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_verify_locations(cafile=root_certificates)
-        if client_certificate is not None:
-            context.load_cert_chain(client_certificate)
     except OSError as fault:  # ssl.SSLError is one
         raise SiteConfigError(
-            f"Expected certificates in PEM, found {type(fault).__name__} ({root_certificates}, "
-            f"{client_certificate}). Ask the coordinator for the file again."
+            f"Expected certificates in PEM, found {type(fault).__name__} ({root_certificates}). "
+            "Ask the coordinator for the file again."
         ) from None
     return context
 
@@ -142,17 +141,37 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def node_command(
-    site_dir: Annotated[Path, typer.Argument(help="The folder with site.toml.")],
-    superlink: Annotated[str, typer.Option(help="The coordinator's server, HOST:PORT.")],
-    root_certificates: Annotated[
-        Path | None, typer.Option(help="The consortium's CA, a PEM file.")
+    site_dir: Annotated[
+        Path | None,
+        typer.Argument(help="The folder with site.toml; not needed with --connector-dir."),
     ] = None,
-    auth_key: Annotated[Path | None, typer.Option(help="The node's ECDSA key, a PEM file.")] = None,
+    superlink: Annotated[
+        str | None,
+        typer.Option(
+            help="The coordinator's server, HOST:PORT; default: the joined consortium's first."
+        ),
+    ] = None,
+    root_certificates: Annotated[
+        Path | None,
+        typer.Option(help="The consortium's CA, PEM; default: ca.pem of the joined consortium."),
+    ] = None,
+    auth_key: Annotated[
+        Path | None, typer.Option(help="The node's ECDSA key; default: node.key, if it is there.")
+    ] = None,
     client_certificate: Annotated[
-        Path | None, typer.Option(help="Certificate and key for a proxy that wants one, PEM.")
+        Path | None,
+        typer.Option(help="For a proxy that wants one, PEM; default: client.pem, if it is there."),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="Where the site process listens, if not in state_dir.")
+    ] = None,
+    connector_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of its own (node.key, ca.pem, session, heartbeat), for a connector of "
+            "another user, who may read neither data nor state_dir; with --address.",
+            show_default=False,
+        ),
     ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="No TLS: a trial on one machine.")
@@ -162,24 +181,34 @@ def node_command(
 
     It reads site.toml and the files named here, and no data.
     """
-    from client.agent_address import default_address
-    from client.config import load_site_config
-    from client.site_keys import node_key_path
+    from client.connector_files import connector_files
 
-    state_dir = load_site_config(site_dir).state_dir
-    own_key = node_key_path(state_dir)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request
+    files = connector_files(
+        site_dir,
+        superlink=superlink,
+        connector_dir=connector_dir,
+        address=address,
+        auth_key=auth_key,
+        root_certificates=root_certificates,
+        client_certificate=client_certificate,
+    )
     stop = threading.Event()
     with ExitStack() as handlers:
         for number in (signal.SIGTERM, signal.SIGINT):
             handlers.callback(signal.signal, number, signal.getsignal(number))
             signal.signal(number, lambda *_: stop.set())
         run_node(
-            superlink=superlink,
-            site_address=address or default_address(state_dir),
-            root_certificates=root_certificates,
-            auth_key=auth_key or (own_key if own_key.exists() else None),
-            heartbeat_file=state_dir / "connector" / "heartbeat",
+            superlink=files.superlink,
+            site_address=files.address,
+            # A CA of the consortium is not in the way of a trial without TLS.
+            root_certificates=root_certificates if insecure else files.root_certificates,
+            auth_key=files.auth_key,
+            heartbeat_file=files.heartbeat,
             stop=stop,
-            client_certificate=client_certificate,
+            client_certificate=files.client_certificate,
             insecure=insecure,
         )

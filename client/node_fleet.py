@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -36,6 +36,7 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
     get_all_nested_objects,
     get_object_id,
     get_object_tree,
@@ -46,7 +47,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.node_http import Bounded
-from client.node_objects import MAX_CONTENT_BYTES, Pulled
+from client.node_objects import MAX_CONTENT_BYTES, Outgoing, Pulled
 from common.errors import MessageError
 
 # The least that a SuperLink takes. It counts a node as gone after twice this time without one.
@@ -58,7 +59,15 @@ _OBJECTS_TIMEOUT_S = 120.0
 
 
 class Unreachable(Exception):  # noqa: N818  # what is so, not what went wrong
-    """The SuperLink did not answer, or not as one: connect anew, later."""
+    """The SuperLink did not answer, or not as one: connect anew, later.
+
+    Attributes:
+        may_have_arrived: whether the SuperLink may have done what it was asked.
+    """
+
+    def __init__(self, text: str, *, may_have_arrived: bool = True) -> None:
+        super().__init__(text)
+        self.may_have_arrived = may_have_arrived
 
 
 class NotRecognised(Exception):  # noqa: N818
@@ -169,33 +178,49 @@ class Fleet:
         """The content of a message. Raises `MessageError` where it cannot be had, or be used."""
         return pulled.content(self._objects(pulled, stop))
 
-    def push(self, reply: Message, *, seconds: float) -> None:
-        """Sends a reply. Repeated with the same reply, it sends what is still missing."""
+    def push(self, outgoing: Outgoing) -> None:
+        """Sends a reply. Repeated with the same one, it sends what is still missing.
+
+        The coordinator may have taken the reply before all of it was here, and waits for the rest:
+        then the SuperLink takes that under the session of before, and under no other.
+        """
+        reply = outgoing.reply
         with no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id
             objects = get_all_nested_objects(reply)
-            tree = get_object_tree(reply)
+            if outgoing.session_id and self._upload(outgoing, objects):
+                return
             bare = remove_content_from_message(reply) if reply.has_content() else reply
             request = PushMessagesRequest(
                 node=self._node,
                 messages_list=[message_to_proto(bare)],
-                message_object_trees=[tree],
-                clientapp_runtime_list=[seconds],
+                message_object_trees=[get_object_tree(reply)],
+                clientapp_runtime_list=[outgoing.seconds],
             )
             response = self._call(self._client.PushMessages, request)
-            for object_id in set(response.objects_to_push) & set(objects):
-                stored = self._call(
-                    self._client.PushObject,
-                    PushObjectRequest(
-                        node=self._node,
-                        run_id=reply.metadata.run_id,
-                        object_id=object_id,
-                        object_content=objects[object_id].deflate(),
-                        session_id=response.session_id,
-                    ),
-                ).stored
-                if not stored:  # the session has ended; a new push opens another
-                    raise Unreachable("the SuperLink has closed the session of a reply")
+            outgoing.session_id = response.session_id
+            outgoing.missing = set(response.objects_to_push) & set(objects)
+            if not self._upload(outgoing, objects):  # a new push opens another session
+                raise Unreachable("the SuperLink has closed the session of a reply")
+
+    def _upload(self, outgoing: Outgoing, objects: dict[str, InflatableObject]) -> bool:
+        """Sends what is missing; whether the session took all of it.
+
+        It does not take twice what arrived while the answer to that was lost: so the others are
+        tried all the same.
+        """
+        are_all_taken = True
+        for object_id in sorted(outgoing.missing):
+            request = PushObjectRequest(
+                node=self._node,
+                run_id=outgoing.reply.metadata.run_id,
+                object_id=object_id,
+                object_content=objects[object_id].deflate(),
+                session_id=outgoing.session_id,
+            )
+            are_all_taken &= self._call(self._client.PushObject, request).stored
+            outgoing.missing.remove(object_id)
+        return are_all_taken
 
     def confirm(self, pulled: Pulled) -> None:
         """Lets the SuperLink forget a message: after its reply, so that it can be had again."""
@@ -244,7 +269,10 @@ class Fleet:
         except (httpx.HTTPError, ValueError, RuntimeError) as fault:  # the last: closed meanwhile
             is_certificate = "certificate" in str(fault).lower()
             hint = " (its certificate is not accepted)" if is_certificate else ""
-            raise Unreachable(f"{type(fault).__name__}{hint}") from None
+            raise Unreachable(
+                f"{type(fault).__name__}{hint}",
+                may_have_arrived=not isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout),
+            ) from None
 
     def _meaning_of(self, response: httpx.Response) -> Exception:
         """What an HTTP error means for the node. Its text is the server's, and goes nowhere."""

@@ -17,24 +17,46 @@ from flwr.common.constant import ErrorCode
 
 from client.agent_client import MAX_MESSAGE_BYTES, SiteConnection
 from client.node_fleet import Fleet, NotRecognised, Rejected, Unreachable
-from client.node_objects import Pulled
+from client.node_objects import Outgoing, Pulled
 from client.node_session import Session
 from client.node_threads import Beating, Question
 from common import wire
 from common.errors import MessageError, SiteProcessError
+from common.parcels import is_packed, packed, unpacked
 
 logger = logging.getLogger(__name__)
+
+# What the heartbeat's file holds while this node is on the SuperLink's list, else why it is not.
+CONNECTED = "connected"
 
 _KINDS = frozenset(kind.value for kind in wire.TaskKind)
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
+_LOOK_EVERY_S = 0.5
 _FIRST_DELAY_S = 0.25
 _LONGEST_DELAY_S = 10.0
 _TURN_S = 0.5
 _SITE_PATIENCE_S = 60.0
 _WORKING_S = 1.0
+# Longer than a coordinator waits between two looks for replies.
+_AWAY_S = 3.0
 _MAX_BREAKS = 2
 _MAX_LIVES = 3
+
+
+def pause_s(idle_s: float, last_gap_s: float) -> float:
+    """How long a node waits before it asks for a message again.
+
+    Every question costs the SuperLink as much as a piece of a message, and rounds are alike: half
+    of the last gap is waited for at once, then a tenth of it at a time. So waiting adds about a
+    tenth to a round, and at most half of the last gap to one that is much shorter.
+
+    Args:
+        idle_s: since the last message was answered.
+        last_gap_s: between the answer before that and the message after it.
+    """
+    wait_s = max(last_gap_s / 2 - idle_s, last_gap_s / 10, idle_s / 10, _FIRST_PAUSE_S)
+    return min(wait_s, _LONGEST_PAUSE_S)
 
 
 class SiteGone(Exception):  # noqa: N818
@@ -75,18 +97,21 @@ class Node:
         self._site_patience_s = site_patience_s
         remembered = session.load()
         self._node_id = remembered.node_id
+        self._may_go_on = remembered.is_of_here
         self._in_hand = remembered.in_hand
         self._lives = 1 if self._in_hand is None else remembered.lives + 1
-        self._reply: Message | None = None
+        self._outgoing: Outgoing | None = None
         self._is_site_gone = False
-        self._seconds = 0.0
+        # One who was killed may have been told of a message, and not got to write it down.
+        self._may_have_lost_one = self._node_id is not None and self._in_hand is None
         self._delay_s = _FIRST_DELAY_S
 
     def run(self) -> None:
         """Lives until `stop` is set."""
         while not self._stop.is_set():
             if not self._is_site_ready():
-                self._back_off("the site process does not answer yet")
+                reason = "the site process does not answer yet"
+                self._back_off(reason, is_over=self._is_site_ready)
                 continue
             fleet = self._new_fleet(self._alive)
             try:
@@ -107,13 +132,18 @@ class Node:
 
     def _connected(self, fleet: Fleet) -> None:
         """Joins and serves until `stop` is set."""
-        fleet.join(self._node_id)
+        # A copy of this hospital's state must not go on as the one that runs.
+        fleet.join(self._node_id if self._may_go_on else None)
+        self._may_go_on = True
         if fleet.node_id != self._node_id:
             # A SuperLink that gives another number has forgotten the messages of the old one, too.
             self._forget()
             self._node_id = fleet.node_id
         self._remember()
+        if self._may_have_lost_one:
+            self._give_up_what_was_lost(fleet)
         self._delay_s = _FIRST_DELAY_S
+        self._say(CONNECTED)
         logger.info("node %d is connected", fleet.node_id)
         beating = Beating(fleet)
         beating.start()
@@ -123,17 +153,16 @@ class Node:
             beating.end()
 
     def _serve(self, fleet: Fleet, beating: Beating) -> None:
-        idle_since = time.monotonic()
+        idle_since, last_gap_s = time.monotonic(), 0.0
         while not self._stop.is_set():
             self._alive()
             beating.check()
             if self._in_hand is None:
                 self._pull(fleet)
             if self._in_hand is None:
-                # Waiting adds at most a tenth to any round.
-                idle_s = time.monotonic() - idle_since
-                self._stop.wait(min(max(_FIRST_PAUSE_S, idle_s / 10), _LONGEST_PAUSE_S))
+                self._stop.wait(pause_s(time.monotonic() - idle_since, last_gap_s))
                 continue
+            last_gap_s = time.monotonic() - idle_since
             self._finish(fleet, self._in_hand)
             idle_since = time.monotonic()
 
@@ -142,23 +171,42 @@ class Node:
             self._in_hand = fleet.pull()
         except MessageError as fault:
             logger.warning("node %d drops a message: %s", fleet.node_id, fault)
+        except Unreachable as fault:
+            self._may_have_lost_one |= fault.may_have_arrived
+            raise
+        self._may_have_lost_one = False
         if self._in_hand is not None:
             self._remember()
+
+    def _give_up_what_was_lost(self, fleet: Fleet) -> None:
+        """Ends the wait for a message that the SuperLink handed out over a line that broke.
+
+        It hands out each message once, so nobody would ever answer this one. While a node is away,
+        a coordinator who asks for its reply gets an error. One message at a time is sent to a node:
+        if there is another, none was lost.
+        """
+        self._pull(fleet)
+        if self._in_hand is None:
+            self._may_have_lost_one = True  # until it is done
+            fleet.leave(for_good=False)
+            self._stop.wait(_AWAY_S)
+            fleet.join(None)
+            self._may_have_lost_one = False
 
     def _finish(self, fleet: Fleet, pulled: Pulled) -> None:
         """Answers the message in hand, and lets go of it; or stops with it in hand."""
         message_id = pulled.message.metadata.message_id
         try:
-            if self._reply is None:
-                self._reply = self._reply_to(fleet, pulled)
-            if self._reply is None:
+            if self._outgoing is None:
+                self._outgoing = self._reply_to(fleet, pulled)
+            if self._outgoing is None:
                 return
-            fleet.push(self._reply, seconds=self._seconds)
+            fleet.push(self._outgoing)
             fleet.confirm(pulled)
         except Rejected as fault:
             logger.warning("message %s is no longer wanted: %s", message_id, fault)
         else:
-            answer = "an error" if self._reply.has_error() else "a reply"
+            answer = "an error" if self._outgoing.reply.has_error() else "a reply"
             logger.info("message %s has got %s", message_id, answer)
         self._forget()
         self._remember()
@@ -166,25 +214,29 @@ class Node:
             self._is_site_gone = False
             raise SiteGone
 
-    def _reply_to(self, fleet: Fleet, pulled: Pulled) -> Message | None:
+    def _reply_to(self, fleet: Fleet, pulled: Pulled) -> Outgoing | None:
         """The reply to the message in hand; None where `stop` comes first."""
         metadata = pulled.message.metadata
+        started = time.monotonic()
         try:
             if self._lives > _MAX_LIVES:
                 raise MessageError(f"Expected to live through a message, died {_MAX_LIVES} times.")
             # Before any other answer: one that comes before all of a message has reached the
             # SuperLink makes the coordinator's push fail.
-            asked = wire.records_to_bytes(fleet.fetch(pulled, stop=self._stop))
+            content = fleet.fetch(pulled, stop=self._stop)
+            asked = wire.records_to_bytes(unpacked(content))
             if metadata.message_type not in _KINDS:
                 raise MessageError("Expected a query, training or evaluation, found another type.")
             if len(asked) > MAX_MESSAGE_BYTES:
                 raise MessageError(f"Expected at most {MAX_MESSAGE_BYTES} bytes, found more.")
             started = time.monotonic()
             answer = self._ask_site(asked, metadata.message_type)
-            self._seconds = time.monotonic() - started
             if answer is None:
                 return None
-            return Message(wire.records_from_bytes(answer), reply_to=pulled.message)
+            records = wire.records_from_bytes(answer)
+            # A coordinator who has sent no parcel may not know what one is.
+            records = packed(records) if is_packed(content) else records
+            reply = Message(records, reply_to=pulled.message)
         except (MessageError, SiteProcessError) as fault:
             if self._stop.is_set():
                 return None
@@ -192,7 +244,8 @@ class Node:
             self._is_site_gone = isinstance(fault, SiteProcessError) and fault.may_retry
             crashed, unusable = ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE
             code = crashed if self._is_site_gone else unusable
-            return Message(Error(code=code, reason=""), reply_to=pulled.message)
+            reply = Message(Error(code=code, reason=""), reply_to=pulled.message)
+        return Outgoing(reply=reply, seconds=time.monotonic() - started)
 
     def _ask_site(self, asked: bytes, kind: str) -> bytes | None:
         """The site's answer, asked for again while it restarts; None where `stop` comes first.
@@ -230,7 +283,7 @@ class Node:
             logger.info("node %d has left", fleet.node_id)
 
     def _forget(self) -> None:
-        self._in_hand, self._reply, self._lives = None, None, 1
+        self._in_hand, self._outgoing, self._lives = None, None, 1
 
     def _remember(self) -> None:
         if self._node_id is not None:
@@ -240,10 +293,22 @@ class Node:
         """Tells a supervisor that this loop turns."""
         self._heartbeat_file.touch()
 
-    def _back_off(self, reason: str) -> None:
-        """Waits before the next attempt: longer every time, and not at the same time as others."""
+    def _say(self, state: str) -> None:
+        """Tells `wardround site status` how this node stands; a full disk is no reason to stop."""
+        with suppress(OSError):
+            self._heartbeat_file.write_text(state, encoding="utf-8")
+
+    def _back_off(self, reason: str, *, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Waits before the next attempt: longer every time, and not at the same time as others.
+
+        Args:
+            is_over: asked twice a second, whether there is nothing to wait for any more.
+        """
         delay_s = self._delay_s * random.uniform(0.5, 1.0)
         self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
         logger.warning("not connected: %s; again in %.1f s", reason, delay_s)
-        self._alive()
-        self._stop.wait(delay_s)
+        self._say(reason)
+        end = time.monotonic() + delay_s
+        while (left_s := end - time.monotonic()) > 0:
+            if self._stop.wait(min(left_s, _LOOK_EVERY_S)) or is_over():
+                return

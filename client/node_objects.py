@@ -6,7 +6,7 @@ All of it is the server's. Whatever its size, shape or bytes, it becomes records
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -98,6 +98,22 @@ class Pulled:
         if num_bytes(content) > MAX_CONTENT_BYTES:
             raise MessageError(f"Expected content of at most {MAX_CONTENT_BYTES} bytes.")
         return content
+
+
+@dataclass(kw_only=True)
+class Outgoing:
+    """A reply on its way: what is left of it to send outlives the connection.
+
+    Attributes:
+        seconds: how long the site took, for the coordinator's record.
+        session_id: of the upload that has begun at the SuperLink; empty before.
+        missing: ids of the objects that the SuperLink has asked for and not got.
+    """
+
+    reply: Message
+    seconds: float
+    session_id: str = ""
+    missing: set[str] = field(default_factory=set)
 
 
 def _check_arrays(objects: Mapping[str, bytes]) -> None:

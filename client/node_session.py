@@ -20,6 +20,8 @@ from client.node_objects import Pulled
 from common.errors import MessageError, SiteConfigError
 from common.files import write_atomically
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
@@ -27,11 +29,14 @@ class Remembered:
 
     Attributes:
         lives: how many connectors have had the message in hand.
+        is_of_here: whether this machine wrote it in this place, since it was started. A copy may
+            be used while the one who wrote it lives.
     """
 
     node_id: int | None = None
     in_hand: Pulled | None = None
     lives: int = 0
+    is_of_here: bool = False
 
 
 class Session:
@@ -40,6 +45,7 @@ class Session:
     Guarantees:
         - What is remembered for another SuperLink or another key is not used.
         - A damaged file is an empty one.
+        - A copy of the file, on another machine or in another folder, is told from the original.
         - The file holds no content of a message.
     """
 
@@ -58,6 +64,7 @@ class Session:
                 node_id=int(held["node_id"]),
                 in_hand=None if stored is None else Pulled.from_bytes(base64.b64decode(stored)),
                 lives=int(held["lives"]),
+                is_of_here=held["place"] == self._place(),
             )
         except (OSError, ValueError, LookupError, TypeError, binascii.Error, MessageError):
             return Remembered()
@@ -65,9 +72,20 @@ class Session:
     def save(self, *, node_id: int, in_hand: Pulled | None = None, lives: int = 1) -> None:
         """Remembers this, and nothing of before."""
         stored = None if in_hand is None else base64.b64encode(in_hand.to_bytes()).decode()
-        held = {**self._owner, "node_id": node_id, "in_hand": stored, "lives": lives}
+        held = {
+            **self._owner,
+            "place": self._place(),
+            "node_id": node_id,
+            "in_hand": stored,
+            "lives": lives,
+        }
         # Not durable: it is for a killed process. After a power cut the SuperLink says who is who.
         write_atomically(self._path, json.dumps(held).encode(), durable=False, mode=0o600)
+
+    def _place(self) -> str:
+        """The start of this machine and the folder on its disk: not the same for any copy."""
+        folder = self._path.parent.stat()
+        return f"{_BOOT_ID.read_text().strip()} {folder.st_dev} {folder.st_ino}"
 
 
 @contextmanager

@@ -5,12 +5,14 @@ import threading
 import time
 
 from client.agent_client import SiteConnection
-from client.node_fleet import HEARTBEAT_INTERVAL_S, Fleet, NotRecognised, Rejected, Unreachable
+from client.node_fleet import Fleet, NotRecognised, Rejected, Unreachable
 from common.errors import SiteProcessError
 
 logger = logging.getLogger(__name__)
 
-_BEAT_S = HEARTBEAT_INTERVAL_S / 3
+# The coordinator counts a site as silent after 12 s without a heartbeat; Flower a node as gone
+# after twice the interval that `Fleet.beat` announces.
+_BEAT_S = 4.0
 _STALL_S = 60.0
 
 

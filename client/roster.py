@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509 import load_pem_x509_certificate
 
+from client.client_certificate import CLIENT_FILE, check_client_certificate
 from client.config import load_site_config
 from client.site_keys import own_keys
 from common.errors import ProvisionError
@@ -22,12 +23,13 @@ CA_FILE = "ca.pem"
 
 
 def join_consortium(site_dir: Path, folder: Path, *, heard: str | None = None) -> Roster:
-    """The roster in the coordinator's `folder`, accepted, with `ca.pem` beside it in state_dir.
+    """The roster in the coordinator's `folder`, accepted, with the certificates beside it.
 
     Guarantees:
         - The first roster is accepted only if `heard` is the fingerprint of the key that signed it;
           every later one only by that key.
-        - `ca.pem` is taken only if the roster vouches for it.
+        - `ca.pem` is taken only if the roster vouches for it, and `client.pem`, which folders from
+          before have not, only if that authority signed it for this hospital's own node key.
         - A roster that has other keys for this hospital than its own is refused.
 
     Raises:
@@ -51,8 +53,13 @@ def join_consortium(site_dir: Path, folder: Path, *, heard: str | None = None) -
             f"{known.fingerprints} instead of {own.fingerprints}. Send the coordinator your "
             "public file, and read these aloud on the phone."
         )
+    client_pem = _read(folder / CLIENT_FILE) if (folder / CLIENT_FILE).exists() else None
+    if client_pem is not None:
+        check_client_certificate(client_pem, authority=ca_pem, site=own)
     accept_roster(config.state_dir, content, key)
     write_atomically(config.state_dir / CA_FILE, ca_pem, durable=True, mode=0o644)
+    if client_pem is not None:
+        write_atomically(config.state_dir / CLIENT_FILE, client_pem, durable=True, mode=0o644)
     return roster
 
 

@@ -19,11 +19,13 @@ from client.audit import AuditLog, audit_line, audit_path
 from client.charging import Charging, Ledgered, TakingTurns, Unledgered
 from client.config import SiteConfig, load_site_config
 from client.device import device_of
+from client.disk import Room
 from client.egress import release, withheld
 from client.ledger.fingerprint import data_fingerprint
 from client.ledger.ledger import Ledger
 from client.personal import Personal, PersonalStore, personal_folder
 from client.prepared import prepare
+from client.trust import NOT_ASKED, Joined, Simulated, Trust
 from client.work import PlainWork, PredictionObserver, PrivateWork, Sources, Work
 from common.code_version import code_fingerprint
 from common.errors import DataError, Refusal, RefusalCode
@@ -42,8 +44,10 @@ class Site:
 
     Guarantees:
         - `answer` never raises, and never does work for a task that the policy refuses.
-        - A task is refused unless its study, its round, its arrays and its code are accepted.
+        - A task is refused unless the coordinator has signed it for this site, which is looked at
+          first, and its study, its round, its arrays and its code are accepted.
         - Every answer is in the audit log before it is returned.
+        - Every answer of a hospital is signed, refusals too; in a simulation, none is.
     """
 
     def __init__(
@@ -53,24 +57,29 @@ class Site:
         works: Mapping[str, Work],
         charging: Charging,
         audit: AuditLog,
+        trust: Trust,
     ) -> None:
         self.name = config.name
         self._config = config
         self._works = works
         self._charging = charging
         self._audit = audit
+        self._trust = trust
 
     @classmethod
     def open(cls, site_dir: Path) -> Self:
         """The site of a folder, for the studies that its policy has accepted.
 
         Raises:
-            SiteConfigError: `site.toml` is missing or malformed, or an accepted study is not there.
+            SiteConfigError: `site.toml` is missing or malformed, an accepted study is not there, or
+                the hospital has joined no consortium.
+            ProvisionError: the roster that it has joined by is damaged, or it is not in it.
             DataError: the data cannot be used; every reason is told.
         """
         config = load_site_config(site_dir)
+        trust = Joined.of(config)
         studies = accepted_studies(config)
-        key = SigningKey.load_or_create(config.state_dir / "keys" / "site.pem")
+        key = trust.key
         audit = AuditLog(audit_path(config.state_dir), key=key)
         audit.check_end()
         fingerprint = data_fingerprint(config.data_paths, key=key)
@@ -92,8 +101,14 @@ class Site:
         return cls(
             config=config,
             works=works,
-            charging=Ledgered(ledger, fingerprint=fingerprint, source_kind="secure"),
+            charging=Ledgered(
+                ledger,
+                fingerprint=fingerprint,
+                source_kind="secure",
+                room=Room(state_dir=config.state_dir),
+            ),
             audit=audit,
+            trust=trust,
         )
 
     @classmethod
@@ -142,7 +157,7 @@ class Site:
 
             charging = TakingTurns(books) if takes_turns else books()
         audit = AuditLog(audit_path(state_dir), durable=durable)
-        return cls(config=config, works=works, charging=charging, audit=audit)
+        return cls(config=config, works=works, charging=charging, audit=audit, trust=Simulated())
 
     def close(self) -> None:
         """Lets another process open this site's books."""
@@ -159,6 +174,7 @@ class Site:
         )
         kept_back: list[str] = []
         try:
+            self._trust.check(task)
             work = self._admit(task)
 
             def released() -> Reply:
@@ -241,8 +257,10 @@ class Site:
         return Personal(study, PersonalStore(folder), site=self.name)
 
     def _refuse(self, task: Task, reply: Reply, code: RefusalCode) -> Reply:
-        """The bare refusal, which the books hold as well."""
+        """The bare refusal, which the books hold as well, if it was the coordinator that asked."""
         try:
+            if code in NOT_ASKED:
+                return replace(reply, status=code.value)
             work = self._works.get(task.study_hash)
             self._charging.refused(task, None if work is None else work.prepared, code)
         except Exception as fault:  # noqa: BLE001  # still the door: `answer` never raises
@@ -250,17 +268,18 @@ class Site:
         return replace(reply, status=code.value)
 
     def _record(self, task: Task, reply: Reply, kept_back: list[str]) -> Reply:
-        """The reply, once the audit log holds it; a bare refusal where it cannot be written."""
+        """The reply, signed, once the audit log holds it; a bare refusal where it cannot."""
         try:
             self._audit.append(**audit_line(task, reply, kept_back))
         except Exception as fault:  # noqa: BLE001  # still the door: `answer` never raises
             logger.error("site %s cannot write its audit log: %s", self.name, _place_of(fault))
             status = RefusalCode.INTERNAL_ERROR.value
-            return replace(reply, status=status, arrays=None, counts={}, metrics={}, receipt=None)
+            bare = replace(reply, status=status, arrays=None, counts={}, metrics={}, receipt=None)
+            return self._trust.sign(bare)
         logger.info(
             "site %s answered %s of round %d: %s", self.name, reply.kind, reply.round, reply.status
         )
-        return reply
+        return self._trust.sign(reply)
 
 
 def _works(

@@ -19,6 +19,7 @@ name = "{name}"    # small letters, digits, - and _; the coordinator sees it
 dataset_id = "{name}-data"    # what is spent on these data is booked under this name, for ever
 state_dir = "../{name}-state"    # this hospital's own books; outside this folder, and writable
 device = "auto"                  # "auto": the first GPU if there is one; or "cpu", "cuda:0", …
+threads = 0                      # of the processor, for the site process; 0: as many as torch likes
 
 [data]
 patients = "patients.csv"        # one row per patient: patient_id, outcomes, tabular features

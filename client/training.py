@@ -14,6 +14,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from client.data import ArraysByName, Cohort
+from client.physical_batch import PhysicalBatch
 from common.models.patient_model import PatientModel
 from common.plan import Training
 from common.seeds import seed_of
@@ -93,11 +94,17 @@ def train(
         - The same arguments give the same parameters, bit for bit on one CPU thread, and torch's
           global random state is left as it was.
         - Every epoch visits every patient once, unless the study balances classes.
+        - Where memory runs out, the gradient of a step is added up from halves of its batch: the
+          same but for rounding (and for which random numbers dropout gets), of the same patients.
         - Weight decay leaves biases, norms and baselines alone (`PatientModel.undecayed`).
 
     Args:
         num_steps: instead of those that the study plans for a round.
         pull: instead of the study's own, FedProx's towards the model that the round starts from.
+
+    Raises:
+        OutOfMemoryError: of torch; there is no room for one patient, or for a batch whose losses
+            depend on one another (Cox).
 
     Source: FedAvg's ClientUpdate, McMahan et al. 2017, algorithm 1; the proximal term of FedProx,
     Li et al. 2020, equation 2.
@@ -105,16 +112,39 @@ def train(
     if len(patients) == 0:
         return 0
     descent = Descent(model, study, pull)
+    physical = PhysicalBatch(study.training.batch_size, patients.device)
     with seeded(seed, patients.device):
         model.train()
         num_steps = study.training.steps_of(len(patients)) if num_steps is None else num_steps
         for index_B in _batches(patients, study, num_steps, seed):
-            inputs, outcomes = patients.batch(index_B)
-            descent.zero_grad()
-            loss = model.loss_per_patient(model(inputs), outcomes).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            _set_gradients(model, patients, index_B, descent, physical)
             descent.step()
     return num_steps
+
+
+def _set_gradients(
+    model: PatientModel,
+    patients: Patients,
+    index_B: Tensor,
+    descent: "Descent",
+    physical: PhysicalBatch,
+) -> None:
+    """Puts the gradient of the mean loss of the patients at `index_B` into the parameters."""
+
+    def backward(size: int) -> None:
+        # A pass that ran out of memory may have left a part of its gradient.
+        descent.zero_grad()
+        for piece_B in torch.split(index_B, size):
+            inputs, outcomes = patients.batch(piece_B)
+            loss_B = model.loss_per_patient(model(inputs), outcomes)
+            is_whole = len(piece_B) == len(index_B)
+            loss = loss_B.mean() if is_whole else loss_B.sum() / len(index_B)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    if model.is_separable:
+        physical.fitting(len(index_B), backward)
+    else:
+        backward(len(index_B))
 
 
 class Descent:

@@ -91,6 +91,9 @@ class RefusalCode(StrEnum):
     """The only words in which a site says that it did not do a task."""
 
     MESSAGE_MALFORMED = "message_malformed"
+    TASK_NOT_SIGNED = "task_not_signed"
+    TASK_FOR_ANOTHER_SITE = "task_for_another_site"
+    TASK_REPLAYED = "task_replayed"
     CODE_MISMATCH = "code_mismatch"
     STUDY_NOT_ACCEPTED = "study_not_accepted"
     PRIVACY_REQUIRED = "privacy_required"
@@ -106,6 +109,7 @@ class RefusalCode(StrEnum):
     UPDATE_NOT_FINITE = "update_not_finite"
     EGRESS_BLOCKED = "egress_blocked"
     OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
     INTERNAL_ERROR = "internal_error"
 
 

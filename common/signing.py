@@ -41,6 +41,8 @@ class Purpose(StrEnum):
     ACCEPTANCE = "study-acceptance"
     SITE_KEYS = "site-keys"
     ROSTER = "roster"
+    TASK = "task"
+    REPLY = "reply"
 
 
 class SigningKey:

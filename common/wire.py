@@ -21,13 +21,14 @@ from common.arrays import Arrays, Block
 from common.errors import MessageError
 from common.receipts import Countersigned, Receipt
 
-SCHEMA = 2
+SCHEMA = 3
 _STYPE = "wardround.flat"
 _DTYPES: dict[str, np.dtype[np.floating]] = {
     "float32": np.dtype("<f4"),
     "float64": np.dtype("<f8"),
 }
 _WORD = re.compile(r"[A-Za-z0-9_-]{0,64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _MAX_BLOCKS = 100_000
 _MAX_DIMENSIONS = 8  # a row of a million sizes would cost minutes to multiply
 
@@ -49,8 +50,10 @@ class Task:
         round: how many aggregations the model in `arrays` has seen, 0…R.
         nonce: differs between any two tasks of a run.
         code: fingerprint of the sender's common and client code.
+        site: the name of the site that is asked; "" where nobody is addressed, in simulation.
         arrays: the model (parameters and normalisation), float32; None when enrolling.
         ledger: the newest head of the site's ledger that both sides have signed.
+        signature: the coordinator's, over all of the above (`common.envelope`); 128 hex digits.
     """
 
     kind: TaskKind
@@ -59,8 +62,10 @@ class Task:
     nonce: str
     study_hash: str
     code: str
+    site: str = ""
     arrays: Arrays | None = None
     ledger: Countersigned | None = None
+    signature: str | None = None
 
 
 OK = "ok"
@@ -76,6 +81,7 @@ class Reply:
         counts: patients by granularity, and "patients" for all of them.
         metrics: the sums of `common.metrics`, flat, and seconds of work by phase.
         receipt: of a site with a ledger, its head.
+        signature: the site's, over all of the above (`common.envelope`); 128 hex digits.
     """
 
     kind: TaskKind
@@ -88,12 +94,13 @@ class Reply:
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     receipt: Receipt | None = None
+    signature: str | None = None
 
 
 def task_to_records(task: Task) -> RecordDict:
     """The Flower records of a task."""
     header = {name: getattr(task, name) for name in _TASK_FIELDS}
-    return _to_records(header, task.arrays, {}, {}, task.ledger)
+    return _to_records(header, task.arrays, {}, {}, task.ledger, task.signature)
 
 
 def task_from_records(records: RecordDict) -> Task:
@@ -102,20 +109,29 @@ def task_from_records(records: RecordDict) -> Task:
     ledger = _receipt(records, Countersigned)
     if counts or metrics:
         raise MessageError("Expected a task without counts and metrics, found some.")
-    return Task(arrays=arrays, ledger=ledger, **header)
+    return Task(arrays=arrays, ledger=ledger, signature=_signature(records), **header)
 
 
 def reply_to_records(reply: Reply) -> RecordDict:
     """The Flower records of a reply."""
     header = {name: getattr(reply, name) for name in _REPLY_FIELDS}
-    return _to_records(header, reply.arrays, reply.counts, reply.metrics, reply.receipt)
+    return _to_records(
+        header, reply.arrays, reply.counts, reply.metrics, reply.receipt, reply.signature
+    )
 
 
 def reply_from_records(records: RecordDict) -> Reply:
     """The reply in `records`. Raises `MessageError` for anything that is not exactly a reply."""
     header, arrays, counts, metrics = _from_records(records, _REPLY_FIELDS)
     receipt = _receipt(records, Receipt)
-    return Reply(arrays=arrays, counts=counts, metrics=metrics, receipt=receipt, **header)
+    return Reply(
+        arrays=arrays,
+        counts=counts,
+        metrics=metrics,
+        receipt=receipt,
+        signature=_signature(records),
+        **header,
+    )
 
 
 def records_to_bytes(records: RecordDict) -> bytes:
@@ -163,6 +179,7 @@ def arrays_from_record(record: ArrayRecord) -> Arrays:
     return Arrays.pack({name: array.numpy() for name, array in record.items()})
 
 
+_RECORDS = {"header", "arrays", "counts", "metrics", "receipt", "signature"}
 _TASK_FIELDS: dict[str, type] = {
     "kind": TaskKind,
     "run_id": str,
@@ -170,6 +187,7 @@ _TASK_FIELDS: dict[str, type] = {
     "nonce": str,
     "study_hash": str,
     "code": str,
+    "site": str,
 }
 _REPLY_FIELDS: dict[str, type] = {
     "kind": TaskKind,
@@ -187,6 +205,7 @@ def _to_records(
     counts: Mapping[str, int],
     metrics: Mapping[str, tuple[float, ...]],
     receipt: Receipt | Countersigned | None,
+    signature: str | None,
 ) -> RecordDict:
     config: dict[str, Any] = {"schema": SCHEMA}
     config |= {k: str(v) if isinstance(v, StrEnum) else v for k, v in header.items()}
@@ -208,6 +227,8 @@ def _to_records(
     if receipt is not None:
         said = {name: value for name, value in asdict(receipt).items() if value is not None}
         records["receipt"] = ConfigRecord(said)
+    if signature is not None:
+        records["signature"] = ConfigRecord({"signature": signature})
     records["header"] = ConfigRecord(config)
     return records
 
@@ -215,10 +236,8 @@ def _to_records(
 def _from_records(
     records: RecordDict, fields: Mapping[str, type]
 ) -> tuple[dict[str, Any], Arrays | None, dict[str, int], dict[str, tuple[float, ...]]]:
-    if not set(records) <= {"header", "arrays", "counts", "metrics", "receipt"}:
-        raise MessageError(
-            "Expected the records header, arrays, counts, metrics, receipt, found others."
-        )
+    if not set(records) <= _RECORDS:
+        raise MessageError(f"Expected the records {sorted(_RECORDS)}, found others.")
     header = _header(records.get("header"), fields, has_arrays="arrays" in records)
     manifest = header.pop("manifest", None)
     arrays = None if manifest is None else _arrays(records.get("arrays"), manifest)
@@ -310,6 +329,19 @@ def _receipt(records: RecordDict, kind: type[R]) -> R | None:
         return kind(**fields)
     except (TypeError, ValueError):
         raise MessageError("Expected a receipt with a signed head, found another.") from None
+
+
+def _signature(records: RecordDict) -> str | None:
+    """The signature, in its one form; whether it holds is for `common.envelope` to say."""
+    if "signature" not in records:
+        return None
+    record = records["signature"]
+    if not isinstance(record, ConfigRecord) or set(record) != {"signature"}:
+        raise MessageError("Expected the record 'signature' to hold a signature, found another.")
+    signature = record["signature"]
+    if not isinstance(signature, str) or _SIGNATURE.fullmatch(signature) is None:
+        raise MessageError("Expected a signature of 128 hex digits, found another.")
+    return signature
 
 
 def _metric_record(records: RecordDict, key: str) -> dict[str, Any]:

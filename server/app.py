@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from common.study_file import study_of_run, study_to_toml
 from common.wire import arrays_from_record, arrays_to_record
 from server.checkpoint import CheckpointFolder
 from server.combining import combining_of
+from server.correspondence import Correspondence, Unsigned
 from server.journal import Event, Journal, Listener, read_journal
 from server.receipts import Receipts
 from server.report import write_report
@@ -60,9 +61,16 @@ class Run:
         init_from: a folder with a model, whose blocks the study starts from where they fit.
         noise: of the privacy of sites, injected by a simulation so that it can be repeated;
             without it, a new secret one.
+        correspondence: who is asked, and by whose signature replies are believed; in a simulation,
+            whoever is on the grid.
+        key: of the coordinator, for receipts; None: the correspondence's, or where it has none,
+            one that is made in the run's folder if the study needs receipts.
+        receipts: a folder of the coordinator's where the newest head of each hospital's ledger is
+            kept from run to run; None: within the run alone.
 
     Raises:
-        RunError: a run that goes on would start from another model.
+        RunError: a run that goes on would start from another model, or `key` is not the one that
+            signs the tasks.
     """
 
     study: Study
@@ -72,8 +80,17 @@ class Run:
     durable: bool = True
     init_from: Path | None = None
     noise: NoiseSource | None = None
+    correspondence: Correspondence = field(default_factory=Unsigned)
+    key: SigningKey | None = None
+    receipts: Path | None = None
 
     def __post_init__(self) -> None:
+        signing = self.correspondence.key
+        if signing and self.key and signing.public_key != self.key.public_key:
+            raise RunError(
+                "Expected one key of the coordinator, found one that signs tasks and another for "
+                "receipts. Leave `key` out."
+            )
         if self.resume and self.init_from is not None:
             raise RunError(
                 "Expected --resume or --init-from, found both. A run that goes on starts from its "
@@ -146,6 +163,7 @@ def execute(
                 source=run.noise,
             ),
             receipts=_receipts(run, history),
+            correspondence=run.correspondence,
         )
         result = strategy.start(
             grid,
@@ -170,9 +188,12 @@ def execute(
 
 
 def _receipts(run: Run, history: Sequence[Event]) -> Receipts:
-    """The receipts of the run so far, and the coordinator's key, which is made with the run."""
-    path = run.folder / "keys" / "coordinator.pem"
-    receipts = Receipts(SigningKey.load_or_create(path))
+    """The receipts so far, of this run and where a folder keeps them of all before."""
+    key = run.key or run.correspondence.key
+    if key is None and run.study.privacy.mode == "patient":
+        key = SigningKey.load_or_create(run.folder / "keys" / "coordinator.pem")
+    signing_key_of = run.correspondence.signing_key_of
+    receipts = Receipts(key, folder=run.receipts, signing_key_of=signing_key_of)
     receipts.resume(history)
     return receipts
 

@@ -7,7 +7,7 @@ falls back to the one before, and never silently to the start.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from common.arrays import Arrays
-from common.errors import CheckpointError
+from common.disk import MARGIN_BYTES, free_bytes
+from common.errors import CheckpointError, RunError
 from common.files import write_atomically
 from server.optimizer import OptimizerState
 
@@ -36,14 +37,29 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+    Guarantees:
+        - Where the next checkpoint would have no room, this is an error before its round begins.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        durable: bool = True,
+        free_bytes: Callable[[Path], int] = free_bytes,
+    ) -> None:
         self._folder = folder
         self._durable = durable
+        self._free_bytes = free_bytes
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint, and removes those that are older than the last two."""
+        """Writes a checkpoint, and removes those that are older than the last two.
+
+        Raises:
+            RunError: the disk has no room for it, or none is left for the next one.
+        """
         tensors = {f"model/{k}": v for k, v in checkpoint.model.unpack().items()}
         tensors["optimizer/first"] = checkpoint.optimizer.first_P
         tensors["optimizer/second"] = checkpoint.optimizer.second_P
@@ -55,6 +71,7 @@ class CheckpointFolder:
             "names": [block.name for block in checkpoint.model.manifest],
         }
         header["sha256"] = _digest(header, content)
+        self._require(len(content), "this checkpoint")
         stem = f"round-{checkpoint.round:06d}"
         write_atomically(self._folder / f"{stem}.safetensors", content, durable=self._durable)
         text = json.dumps(header, indent=1).encode()
@@ -62,6 +79,16 @@ class CheckpointFolder:
         for old in self._newest_first()[_KEEP:]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self._require(len(content), "the next checkpoint")
+
+    def _require(self, num_bytes: int, what: str) -> None:
+        needed = num_bytes + MARGIN_BYTES
+        found = self._free_bytes(self._folder)
+        if found < needed:
+            raise RunError(
+                f"Expected {needed >> 20} MiB of free disk for {what}, found {found >> 20} MiB "
+                f"({self._folder}). Make room and go on with --resume."
+            )
 
     def load(self, study_hash: str) -> Checkpoint:
         """The newest whole checkpoint.

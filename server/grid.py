@@ -6,9 +6,11 @@ the error reply of a dead node carries the SuperLink's id as its source.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
-from flwr.app import Message
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
@@ -16,11 +18,27 @@ _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.5
 
 
+class Presence(Protocol):
+    """Who is there."""
+
+    def silent(self, node_ids: Collection[int]) -> frozenset[int]:
+        """Those of `node_ids` of which nothing has been heard for long; may be called often."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A grid that knows who is there."""
+
+    presence: Presence
+
+
 def exchange(
     grid: Grid,
     messages: Sequence[Message],
     *,
     timeout_s: float,
+    presence: Presence | None = None,
+    is_enough: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Message]:
@@ -28,12 +46,29 @@ def exchange(
 
     Each reply's `metadata.reply_to_message_id` is the `metadata.message_id` of one of `messages`.
 
+    Guarantees:
+        - Once `is_enough` holds and all that are still waited for are silent, nobody is waited for
+          any longer; they are answered for by an error `NODE_UNAVAILABLE`, which is also what a
+          SuperLink says of them.
+        - Without enough, silent nodes are waited for until the deadline.
+
     Args:
         timeout_s: seconds from sending until a reply counts as late.
+        presence: who is silent; without it, what the grid itself knows, if it does.
+        is_enough: whether the replies so far are enough; asked between replies.
     """
+    if presence is None and isinstance(grid, Watched):
+        presence = grid.presence
     # Sent here and not when the first reply is asked for: sending gives the messages their ids.
-    waiting = {m.metadata.message_id for m in messages if _is_sent(grid, m)}
-    return _replies(grid, waiting, clock() + timeout_s, clock, sleep)
+    waiting = {m.metadata.message_id: m for m in messages if _is_sent(grid, m)}
+
+    def is_over() -> bool:
+        nodes = {m.metadata.dst_node_id for m in waiting.values()}
+        # Presence is asked in any case: it has to watch for a while before it can tell.
+        is_silent = presence is not None and presence.silent(nodes) >= nodes
+        return is_silent and is_enough()
+
+    return _replies(grid, waiting, clock() + timeout_s, is_over, clock, sleep)
 
 
 def _is_sent(grid: Grid, message: Message) -> bool:
@@ -54,8 +89,9 @@ def _is_sent(grid: Grid, message: Message) -> bool:
 
 def _replies(
     grid: Grid,
-    waiting: set[str],
+    waiting: dict[str, Message],
     deadline: float,
+    is_over: Callable[[], bool],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> Iterator[Message]:
@@ -65,16 +101,19 @@ def _replies(
         left_s = deadline - clock()
         num_waiting = len(waiting)
         for reply in grid.pull_messages(sorted(waiting)):
-            if reply.metadata.reply_to_message_id in waiting:
-                waiting.remove(reply.metadata.reply_to_message_id)
+            if waiting.pop(reply.metadata.reply_to_message_id, None) is not None:
                 yield reply
         if left_s <= 0:
             return
         if len(waiting) < num_waiting:
             pause_s = _FIRST_PAUSE_S
-        else:
-            sleep(min(pause_s, left_s))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            continue
+        if is_over():
+            break
+        sleep(min(pause_s, left_s))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    for message in waiting.values():
+        yield Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason=""), reply_to=message)
 
 
 def wait_for_nodes(

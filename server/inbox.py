@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from common import wire
@@ -21,6 +22,7 @@ from common.normalisation import MOMENTS, NOISE_VARIANCE
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
 from common.wire import Reply, Task
+from server.correspondence import Correspondence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class Expected:
     """What an honest reply to one task looks like.
 
     Attributes:
-        site: the name under which the node enrolled; None while enrolling.
+        site: who is asked: the name under which the node enrolled, or the roster has it; None for
+            a node that is to say who it is.
         manifest: of the arrays that must come, or None if none may.
         counts: those of the enrolment; None while enrolling, or if no counts may come.
     """
@@ -41,21 +44,38 @@ class Expected:
     counts: Mapping[str, int] | None
 
 
-def open_reply(message: Message | None, expected: Expected) -> tuple[Reply | None, str]:
+def open_reply(
+    message: Message | None, expected: Expected, correspondence: Correspondence
+) -> tuple[Reply | None, str]:
     """The reply and "", or None and the reason for which the site is absent.
 
-    A reason is "late", "error", "malformed", "rejected: …", or the refusal code of the site.
+    A reason is "late", "silent", "error", "malformed", "rejected: …", or the refusal code of the
+    site.
+
+    Guarantees:
+        - Nothing of a reply is believed, no refusal either, unless it names the site that was asked
+          and, where replies are signed, that site has signed it.
     """
     if message is None:
         return None, "late"
     if message.has_error():
-        return None, "error"
+        # What a SuperLink says of a node that is gone, and our exchange of one that is silent.
+        is_silent = message.error.code == ErrorCode.NODE_UNAVAILABLE
+        return None, "silent" if is_silent else "error"
     try:
         reply = wire.reply_from_records(message.content)
     except MessageError:
         return None, "malformed"
+    if expected.site is not None and reply.site != expected.site:
+        return None, "rejected: answers for another site"
+    if not correspondence.is_from(reply, expected.site):
+        return None, "rejected: not signed by the site"
     if reply.status != wire.OK:
-        return None, reply.status if reply.status in _REFUSALS else "malformed"
+        if reply.status not in _REFUSALS:
+            return None, "malformed"
+        # A site cannot say which task it was that it could not read.
+        is_known = reply.status == RefusalCode.MESSAGE_MALFORMED or _answers(reply, expected.task)
+        return None, reply.status if is_known else f"rejected: {_ANOTHER_TASK}"
     fault = fault_of(reply, expected)
     return (None, f"rejected: {fault}") if fault else (reply, "")
 
@@ -71,20 +91,22 @@ def claimed_site(message: Message) -> str | None:
 
 def fault_of(reply: Reply, expected: Expected) -> str:
     """What is wrong with a reply, in a few words; "" for nothing."""
-    task = expected.task
-    asked = (task.kind, task.run_id, task.round, task.nonce)
-    if (reply.kind, reply.run_id, reply.round, reply.nonce) != asked:
-        return "answers another task"
+    if not _answers(reply, expected.task):
+        return _ANOTHER_TASK
     if re.fullmatch(SITE_NAME_PATTERN, reply.site) is None:
         return "a malformed site name"
-    if expected.site is not None and reply.site != expected.site:
-        return "answers for another site"
     return (
         _fault_of_arrays(reply, expected)
         or _fault_of_counts(reply, expected)
         or _fault_of_moments(reply, expected.study)
         or _fault_of_metrics(reply, expected.study)
     )
+
+
+def _answers(reply: Reply, task: Task) -> bool:
+    """Whether a reply is to this very task: nonces differ between any two."""
+    asked = (task.kind, task.run_id, task.round, task.nonce)
+    return (reply.kind, reply.run_id, reply.round, reply.nonce) == asked
 
 
 def _fault_of_arrays(reply: Reply, expected: Expected) -> str:
@@ -187,6 +209,7 @@ def _fault_of_metrics(reply: Reply, study: Study) -> str:
     return ""
 
 
+_ANOTHER_TASK = "answers another task"
 _REFUSALS = frozenset(code.value for code in RefusalCode)
 # Sums over all rounds of all sites stay finite.
 _LARGEST_STATISTIC = 1e15

@@ -16,6 +16,7 @@ from common.code_version import code_fingerprint
 from common.errors import MessageError
 from common.study import Study
 from common.wire import Reply, Task, TaskKind
+from server.correspondence import Correspondence
 from server.enrolment import Enrolled
 from server.inbox import Expected, claimed_site, open_reply
 from server.journal import Journal
@@ -41,16 +42,29 @@ class Post:
         - The nonces of an exchange are in the journal before its messages are sent.
         - Every task is answered for in the journal: by its reply, or by an absence with a reason.
         - A private reply is accepted with a signed receipt alone, whose head the next task brings
-          back.
+          back, that of an enrolment too.
+        - In a consortium, every task is addressed and signed, and a node of no site in the roster
+          gets none.
     """
 
-    def __init__(self, *, study: Study, run_id: str, journal: Journal, receipts: Receipts) -> None:
+    def __init__(
+        self,
+        *,
+        study: Study,
+        run_id: str,
+        journal: Journal,
+        receipts: Receipts,
+        correspondence: Correspondence,
+    ) -> None:
         self._study = study
         self._receipts = receipts
+        self._correspondence = correspondence
         self._run_id = run_id
         self._journal = journal
         self._round = 0
+        self._num_accepted = 0
         self._sent: list[_Sent] = []
+        self._strangers: set[int] = set()
 
     def tasks(
         self,
@@ -69,8 +83,13 @@ class Post:
             returns: the manifest of the arrays that must come back, None if none may.
         """
         self._round = round_number
+        self._num_accepted = 0
         self._sent = []
-        for node_id, site in to.items():
+        for node_id, enrolled in to.items():
+            name = self._name_of(node_id, enrolled)
+            if name is None and not self._correspondence.asks_strangers:
+                self._pass_over(node_id, enrolled)
+                continue
             task = Task(
                 kind=kind,
                 run_id=self._run_id,
@@ -78,21 +97,24 @@ class Post:
                 nonce=secrets.token_hex(8),
                 study_hash=self._study.hash,
                 code=code_fingerprint(),
+                site=self._correspondence.site_of(node_id) or "",
                 arrays=arrays,
-                ledger=None if site is None else self._receipts.last(site.site),
+                ledger=None if name is None else self._receipts.last(name),
             )
             expected = Expected(
                 task=task,
                 study=self._study,
-                site=None if site is None else site.site,
+                site=name,
                 manifest=returns,
                 dtype="float64" if kind is TaskKind.ENROL else "float32",
-                counts=None if site is None else site.counts,
+                counts=None if enrolled is None else enrolled.counts,
             )
-            content = wire.task_to_records(task)
+            content = wire.task_to_records(self._correspondence.sign(task))
             group = f"round-{round_number}"
             message = Message(content, node_id, kind.value, group_id=group)
             self._sent.append(_Sent(message=message, expected=expected))
+        if not self._sent:
+            return []
         self._journal.write(
             "asked",
             kind=kind.value,
@@ -102,6 +124,11 @@ class Post:
         )
         return [s.message for s in self._sent]
 
+    @property
+    def num_accepted(self) -> int:
+        """How many replies of this exchange have been accepted so far."""
+        return self._num_accepted
+
     def open(self, replies: Iterable[Message]) -> Iterator[tuple[int, Reply]]:
         """Node id and reply of each site whose reply is accepted, as they come."""
         waiting = {s.message.metadata.message_id: s for s in self._sent}
@@ -109,13 +136,14 @@ class Post:
             sent = waiting.pop(message.metadata.reply_to_message_id, None)
             if sent is None:
                 continue
-            reply, reason = open_reply(message, sent.expected)
+            reply, reason = open_reply(message, sent.expected, self._correspondence)
             if reply is None:
                 enrolling = sent.expected.site is None
                 name = claimed_site(message) if enrolling else None
                 self._absent(name or _name(sent), reason)
                 continue
-            if self._study.privacy.mode == "patient":
+            has_receipt = reply.receipt is not None and self._receipts.are_kept
+            if has_receipt or self._study.privacy.mode == "patient":
                 try:
                     self._receipts.accept(reply.site, reply.receipt)
                 except MessageError:
@@ -131,9 +159,25 @@ class Post:
                 bytes_up=wire.num_bytes(message.content),
                 **({} if reply.receipt is None else {"receipt": asdict(reply.receipt)}),
             )
+            self._num_accepted += 1
             yield sent.node_id, reply
         for sent in waiting.values():
             self._absent(_name(sent), "late")
+
+    def _name_of(self, node_id: int, enrolled: Enrolled | None) -> str | None:
+        """Who is asked at a node; None for nobody that is known, or nobody that is there still."""
+        site = self._correspondence.site_of(node_id)
+        if enrolled is None or site == enrolled.site:
+            return site
+        return enrolled.site if self._correspondence.asks_strangers else None
+
+    def _pass_over(self, node_id: int, enrolled: Enrolled | None) -> None:
+        """Tells of a node that gets no task: of one that never enrolled once, not in each round."""
+        if enrolled is not None:
+            self._absent(enrolled.site, "not in the roster")
+        elif node_id not in self._strangers:
+            self._strangers.add(node_id)
+            self._absent(f"node {node_id}", "not in the roster")
 
     def _absent(self, site: str, reason: str) -> None:
         self._journal.write("absent", round=self._round, site=site, reason=reason)

@@ -6,7 +6,7 @@ sites that are late, failed or refusing are simply absent from the round.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -23,6 +23,7 @@ from common.wire import TaskKind
 from server.aggregation import SiteUpdate, add_to_parameters
 from server.checkpoint import Checkpoint, CheckpointFolder
 from server.combining import Combining
+from server.correspondence import Correspondence
 from server.enrolment import Roster
 from server.grid import exchange, wait_for_nodes
 from server.journal import Journal
@@ -50,7 +51,8 @@ class BlockwiseStrategy(Strategy):
         transferred: granularities whose encoders come from another model: they keep its
             normalisation, behind which they were trained.
         combining: how the updates of a round become one.
-        receipts: what hospitals have signed so far in this run.
+        receipts: what hospitals have signed so far.
+        correspondence: who is asked, and by whose signature replies are believed.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class BlockwiseStrategy(Strategy):
         transferred: frozenset[str] = frozenset(),
         combining: Combining,
         receipts: Receipts,
+        correspondence: Correspondence,
         seconds: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._study = study
@@ -77,7 +80,13 @@ class BlockwiseStrategy(Strategy):
         self._transferred = transferred
         self._combining = combining
         self._seconds = seconds
-        self._post = Post(study=study, run_id=run_id, journal=journal, receipts=receipts)
+        self._post = Post(
+            study=study,
+            run_id=run_id,
+            journal=journal,
+            receipts=receipts,
+            correspondence=correspondence,
+        )
         self._roster = Roster()
         self._declined: set[int] = set()
         self._held: tuple[ArrayRecord, Arrays] | None = None
@@ -120,7 +129,7 @@ class BlockwiseStrategy(Strategy):
             self._enrol(grid, grid.get_node_ids(), timeout)
             started = self._seconds()
             messages = list(self.configure_train(done + 1, arrays, nothing, grid))
-            replies = exchange(grid, messages, timeout_s=timeout)
+            replies = self._ask(grid, messages, timeout)
             next_arrays, _ = self.aggregate_train(done + 1, replies)
             if next_arrays is None:
                 num_failed += 1
@@ -134,7 +143,7 @@ class BlockwiseStrategy(Strategy):
                 "round_finished", round=done, seconds=round(self._seconds() - started, 6)
             )
         last = list(self.configure_evaluate(done, arrays, nothing, grid))
-        self.aggregate_evaluate(done, exchange(grid, last, timeout_s=timeout))
+        self.aggregate_evaluate(done, self._ask(grid, last, timeout))
         self._ask_oracle(evaluate_fn, done, arrays)
         result = Result()
         result.arrays = arrays
@@ -251,8 +260,15 @@ class BlockwiseStrategy(Strategy):
             to=dict.fromkeys(newcomers),
             returns=moments_manifest(self._study) if is_federated else None,
         )
-        self._declined |= set(newcomers)
-        for node_id, reply in self._post.open(exchange(grid, messages, timeout_s=timeout)):
+        # Not those who were not asked: the SuperLink may learn later whose node it is.
+        self._declined |= {message.metadata.dst_node_id for message in messages}
+        replies = exchange(
+            grid,
+            messages,
+            timeout_s=timeout,
+            is_enough=lambda: len(self._roster) >= self._plan.min_sites,
+        )
+        for node_id, reply in self._post.open(replies):
             try:
                 self._roster = self._roster.with_site(node_id, reply)
             except ValueError as taken:
@@ -260,6 +276,15 @@ class BlockwiseStrategy(Strategy):
                 continue
             self._declined.remove(node_id)
             self._journal.write("enrolled", site=reply.site, counts=dict(reply.counts))
+
+    def _ask(self, grid: Grid, messages: list[Message], timeout: float) -> Iterator[Message]:
+        """The replies; silent sites are not waited for once `strategy.min_sites` have answered."""
+        return exchange(
+            grid,
+            messages,
+            timeout_s=timeout,
+            is_enough=lambda: self._post.num_accepted >= self._plan.min_sites,
+        )
 
     def _record_of(self, model: Arrays) -> ArrayRecord:
         """The model in Flower's form, and held in ours: converting costs more than averaging."""

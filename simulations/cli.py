@@ -20,16 +20,10 @@ import server.cli
 import simulations.cli_results
 import simulations.cli_simulate
 from common.errors import WardroundError
+from server.cli_run import AsJson, Delta, Rounds, StudyName, new_run_folder, with_privacy
 from simulations.cli_data import data as data_app
-from simulations.cli_simulate import (
-    AsJson,
-    Delta,
-    Rounds,
-    Sites,
-    StudyName,
-    new_run_folder,
-    with_privacy,
-)
+from simulations.cli_federation import federation as federation_app
+from simulations.cli_simulate import Sites
 
 if TYPE_CHECKING:
     from common.study import Study
@@ -207,6 +201,47 @@ def bench_private_step(
     else:
         for table in private_step_table(result):
             Console().print(table)
+
+
+app.add_typer(federation_app, name="federation", rich_help_panel="For a researcher")
+@bench.command("federation")
+def bench_federation(
+    sites: Annotated[
+        list[int] | None, typer.Option(min=2, help="How many sites; repeatable. Default: 4, 8.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each run; the first warms up.")] = 8,
+    study: Annotated[str, typer.Option(help="A shipped study.")] = "heart-disease",
+    arm: Annotated[
+        list[str] | None, typer.Option(help="ours, relay or stock; repeatable. Default: all.")
+    ] = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Instead: 10 sites, 20 rounds, a model of 10 MB.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A round of real processes with TLS and node authentication, against stock Flower."""
+    from simulations.bench.federation.bench import ARMS, bench_load
+    from simulations.bench.federation.bench import bench_federation as measure
+    from simulations.bench.federation.report import federation_tables, load_tables
+
+    if unknown := set(arm or []) - set(ARMS):
+        raise typer.BadParameter(f"expected {', '.join(ARMS)} as --arm, found {min(unknown)!r}")
+    console = Console(stderr=True)
+
+    def echo(line: str) -> None:
+        console.print(f"… {line}", highlight=False)
+
+    if load:
+        result = bench_load(echo=echo)
+    else:
+        result = measure(
+            study=study, num_sites=sites or (4, 8), rounds=rounds, arms=arm or ARMS, echo=echo
+        )
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    for table in load_tables(result) if load else federation_tables(result):
+        Console().print(table)
 
 
 app.add_typer(data_app, name="data", rich_help_panel="For a researcher")

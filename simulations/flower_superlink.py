@@ -5,8 +5,6 @@ has ended when `superlink` is left, however it is left.
 """
 
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import tomli_w
 
 from common.errors import RunError
 from common.files import write_atomically
+from simulations.marked_processes import end_marked, free_port
 
 _START_TIMEOUT_S = 60.0
 _GRACE_S = 3.0
@@ -66,7 +65,7 @@ def superlink(folder: Path) -> Iterator[SuperLink]:
     """A SuperLink that answers; it and all that it starts have ended afterwards."""
     home = folder / "home"
     (folder / "empty").mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     connections = {"default": "own", "own": {"address": f"127.0.0.1:{port}", "insecure": True}}
     settings = tomli_w.dumps({"superlink": connections}).encode()
     write_atomically(home / "config.toml", settings, durable=False)
@@ -84,7 +83,7 @@ def superlink(folder: Path) -> Iterator[SuperLink]:
                 _wait_until_healthy(process, port, log)
                 yield own
             finally:
-                _end_all(home)
+                end_marked("FLWR_HOME", str(home), grace_s=_GRACE_S)
 
 
 def _environment(home: Path, ray_folder: Path) -> dict[str, str]:
@@ -119,41 +118,3 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
         f"Expected Flower's SuperLink to answer within {_START_TIMEOUT_S:.0f} s, found {found}. "
         f"Its log is {log}."
     )
-
-
-def _end_all(home: Path) -> None:
-    """Ends every process that was started with our FLWR_HOME, wherever its parents are.
-
-    The SuperLink starts others in sessions of their own, and Ray detaches its servers; what they
-    all inherit is the environment, and no other process can have this folder in it. (Without
-    /proc, the SuperLink is ended by its caller, and Flower's helpers watch their parents.)
-    """
-    started = time.monotonic()
-    told: set[int] = set()
-    while pids := _processes(home):
-        is_patient = time.monotonic() < started + _GRACE_S
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                if not is_patient:
-                    os.kill(pid, signal.SIGKILL)
-                elif pid not in told:
-                    os.kill(pid, signal.SIGTERM)
-                    told.add(pid)
-        time.sleep(_POLL_S)
-
-
-def _processes(home: Path) -> list[int]:
-    marker = f"FLWR_HOME={home}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if marker in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port

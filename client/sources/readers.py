@@ -39,6 +39,12 @@ def several_findings(files: Sequence[Path]) -> list[Finding]:
     return [warning(files[0].parent.name, "one file of each name", names, action)]
 
 
+def files_named(config: SiteConfig, name: str, granularity: AnyGranularity) -> list[Path]:
+    """The files in the site folder that have the granularity's name; the first one is read."""
+    candidates = [config.folder / f"{name}{s}" for s in READERS[granularity.kind].suffixes]
+    return [candidate for candidate in candidates if candidate.is_file()]
+
+
 def read_granularity(
     config: SiteConfig,
     name: str,
@@ -59,8 +65,7 @@ def read_granularity(
     path = config.files.get(name)
     ambiguous: list[Finding] = []
     if path is None:
-        candidates = [config.folder / f"{name}{suffix}" for suffix in reader.suffixes]
-        found_files = [candidate for candidate in candidates if candidate.is_file()]
+        found_files = files_named(config, name, granularity)
         path = found_files[0] if found_files else None
         ambiguous = several_findings(found_files)
     elif not path.is_file():

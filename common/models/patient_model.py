@@ -77,6 +77,11 @@ class PatientModel(nn.Module):
             name for name, p in self.named_parameters() if p.ndim < 2 or name in single_rows
         )
 
+    @property
+    def is_separable(self) -> bool:
+        """Whether a patient's loss depends on that patient alone; else, it is of a whole batch."""
+        return all(head.is_separable for head in self.heads.values())
+
     def forward(self, batch: Batch) -> Tensor:
         """The logits of all outcomes side by side, shape (B, W)."""
         return self.read_out(*self.tokens(batch))

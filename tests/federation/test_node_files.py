@@ -1,6 +1,7 @@
 """What a connector remembers, and what a careless hospital can configure."""
 
 import json
+import shutil
 import ssl
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 
+from client import node_session
 from client.node import _load_key, _tls_context, run_node
 from client.node_objects import Pulled
 from client.node_session import Remembered, Session, only_one
@@ -38,6 +40,28 @@ def test_a_session_is_of_one_superlink_and_one_key(tmp_path: Path, found: Pulled
     assert held.in_hand is not None
     assert Session(path, superlink="b:1", key_digest="k").load() == Remembered()
     assert Session(path, superlink="a:1", key_digest="l").load() == Remembered()
+
+
+def test_a_copy_of_a_session_is_told_from_the_original(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    original.mkdir()
+    Session(original / "session.json", superlink="a:1", key_digest="k").save(node_id=7)
+    shutil.copytree(original, tmp_path / "copy")
+    for name, is_of_here in (("original", True), ("copy", False)):
+        held = Session(tmp_path / name / "session.json", superlink="a:1", key_digest="k").load()
+        assert (held.node_id, held.is_of_here) == (7, is_of_here)
+
+
+def test_a_session_of_before_the_machine_was_started_again_is_told_from_the_original(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(tmp_path / "session.json", superlink="a:1", key_digest="k")
+    session.save(node_id=7)
+    assert session.load().is_of_here
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("another\n")
+    monkeypatch.setattr(node_session, "_BOOT_ID", boot_id)
+    assert not session.load().is_of_here
 
 
 @pytest.mark.parametrize("junk", [b"", b"{}", b"[]", b'{"superlink": "a:1", "key": "k"}', b"\xff"])
@@ -107,7 +131,7 @@ def test_without_tls_and_a_ca_nothing_starts_but_on_loopback(
 def test_tls_checks_names_and_certificates() -> None:
     from certifi import where  # what httpx brings
 
-    context = _tls_context("hub.example.org:443", Path(where()), None, insecure=False)
+    context = _tls_context("hub.example.org:443", Path(where()), insecure=False)
     assert context is not None
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED

@@ -78,7 +78,7 @@ def test_only_the_right_ca_and_a_listed_key_can_join(tmp_path: Path) -> None:
         number = register(link, public_key_to_bytes(listed.public_key()))
 
         def fleet(ca: Path | None, key: ec.EllipticCurvePrivateKey) -> Fleet:
-            tls = _tls_context(link.address, ca, None, insecure=ca is None)
+            tls = _tls_context(link.address, ca, insecure=ca is None)
             return Fleet(superlink=link.address, tls=tls, key=key)
 
         for ca, key, error, text in (

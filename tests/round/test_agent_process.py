@@ -105,8 +105,8 @@ def test_a_private_round_survives_a_clean_restart_and_sigkill(start: Start, priv
     until(first.socket.exists)
     assert first.wait_until_ready().endswith(f"is ready at unix:{first.socket}\n")
     assert first.site.is_serving()
-    assert ask(first.site, task_of(private, TaskKind.ENROL)).status == "ok"
-    update = ask(first.site, task_of(private))
+    assert ask(first.site, task_of(private, TaskKind.ENROL), "ada").status == "ok"
+    update = ask(first.site, task_of(private), "ada")
     assert update.status == "ok"
     assert internet_sockets(first.pid) == set()
     code, log = first.end(signal.SIGTERM)
@@ -115,7 +115,7 @@ def test_a_private_round_survives_a_clean_restart_and_sigkill(start: Start, priv
 
     second = start()
     assert second.wait_until_ready()
-    again = ask(second.site, task_of(private, nonce="again"))
+    again = ask(second.site, task_of(private, nonce="again"), "ada")
     assert (again.status, again.nonce) == ("ok", "again")
     assert again.arrays == update.arrays  # sealed: noise is never drawn twice for a round
     code, log = start().ended()  # a rival
@@ -128,7 +128,7 @@ def test_a_private_round_survives_a_clean_restart_and_sigkill(start: Start, priv
     third = start()
     assert third.wait_until_ready()
     until(second.site.is_serving)  # the connection of before finds the new process
-    assert ask(second.site, task_of(private, nonce="third")).arrays == update.arrays
-    assert ask(second.site, task_of(private, round=1)).status == "ok"
+    assert ask(second.site, task_of(private, nonce="third"), "ada").arrays == update.arrays
+    assert ask(second.site, task_of(private, round=1, nonce="fourth"), "ada").status == "ok"
     code, log = third.end(signal.SIGINT)
     assert code == 0, log

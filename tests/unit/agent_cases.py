@@ -24,6 +24,7 @@ from common.wire import (
     reply_from_records,
     task_to_records,
 )
+from tests.unit.consortium import join, signed
 
 WAIT_S = 60.0
 
@@ -35,7 +36,7 @@ def private_of(study: Study) -> Study:
 
 
 def accept(folder: Path, study: Study, *, cohort_size: int) -> Path:
-    """The folder, once its hospital has accepted the private study."""
+    """The folder, once its hospital has joined and has accepted the private study."""
     path = folder / "site.toml"
     file = tomllib.loads(path.read_text(encoding="utf-8"))
     file["policy"] |= {
@@ -48,16 +49,18 @@ def accept(folder: Path, study: Study, *, cohort_size: int) -> Path:
     accepted = load_site_config(folder).state_dir / "studies" / f"{study.hash}.toml"
     accepted.parent.mkdir(parents=True)
     accepted.write_text(study_to_toml(study), encoding="utf-8")
+    join(folder)
     return folder
 
 
-def ask(site: SiteConnection, task: Task) -> Reply:
-    """The site's reply to a task, over the wire."""
-    return reply_of(site.answer(bytes_of(task), task.kind.value))
+def ask(site: SiteConnection, task: Task, name: str = "alpha") -> Reply:
+    """The site's reply to a task that the coordinator has signed, over the wire."""
+    return reply_of(site.answer(bytes_of(task, name), task.kind.value))
 
 
-def bytes_of(task: Task) -> bytes:
-    return records_to_bytes(task_to_records(task))
+def bytes_of(task: Task, name: str = "alpha") -> bytes:
+    """The task to the site `name`, signed."""
+    return records_to_bytes(task_to_records(signed(task, name)))
 
 
 def reply_of(data: bytes) -> Reply:

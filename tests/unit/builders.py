@@ -240,6 +240,7 @@ def arrays(
 
 
 words = st.from_regex(r"[A-Za-z0-9_-]{0,64}", fullmatch=True)
+signatures = st.binary(min_size=64, max_size=64).map(bytes.hex)
 _headers = {
     "kind": st.sampled_from(TaskKind),
     "run_id": words,
@@ -250,7 +251,15 @@ _headers = {
 
 def tasks() -> st.SearchStrategy[Task]:
     """Any task that can be written down."""
-    return st.builds(Task, **_headers, study_hash=words, code=words, arrays=st.none() | arrays())
+    return st.builds(
+        Task,
+        **_headers,
+        study_hash=words,
+        code=words,
+        site=words,
+        arrays=st.none() | arrays(),
+        signature=st.none() | signatures,
+    )
 
 
 def replies() -> st.SearchStrategy[Reply]:
@@ -264,4 +273,5 @@ def replies() -> st.SearchStrategy[Reply]:
         arrays=st.none() | arrays(),
         counts=st.dictionaries(names, st.integers(0, 2**63 - 1), max_size=4),
         metrics=st.dictionaries(names, st.lists(finite, max_size=4).map(tuple), max_size=4),
+        signature=st.none() | signatures,
     )

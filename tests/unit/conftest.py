@@ -16,6 +16,7 @@ from client.site import Site
 from common.study import Study
 from common.study_file import override, study_from_toml, study_to_toml, with_patient_privacy
 from simulations.site_folder import write_site_folder
+from tests.unit.consortium import join
 from tests.unit.private_site_cases import BUDGET, DELTA, EPSILON
 
 # Two granularities, so that one can be absent; a missing code; a category with a number's name.
@@ -142,6 +143,7 @@ def open_real(new_site: Callable[..., Path]):
         for study in studies:
             path = state / "studies" / f"{study.hash}.toml"
             path.write_text(study_to_toml(study), encoding="utf-8")
+        join(folder)
         opened.append(Site.open(folder))
         opened[-1].folder = folder  # type: ignore[attr-defined]  # for the tests alone
         return opened[-1]

@@ -8,13 +8,14 @@ from client.site import Site
 from common.study import Study
 from common.wire import Reply, TaskKind
 from tests.unit.builders import task_of
+from tests.unit.consortium import signed
 
 EPSILON, DELTA = 4.0, 1e-4
 BUDGET = {"epsilon_budget": 10.0, "delta_budget": 1e-4, "cohort_size": 45, "min_patients": 20}
 
 
 def answer(site: Site, study: Study, kind: TaskKind = TaskKind.TRAIN, **fields: Any) -> Reply:
-    return site.answer(task_of(study, kind, **fields))
+    return site.answer(signed(task_of(study, kind, **fields)))
 
 
 def ledger_of(site: Site) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from common.study import Study
 from common.wire import reply_from_records, task_to_records
 from tests.unit.agent_cases import Running, accept, private_of, running
 from tests.unit.builders import task_of
+from tests.unit.consortium import signed
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def forwarded(address: object, content: RecordDict) -> Message:
 def test_the_relay_of_a_stock_supernode_passes_tasks_and_refusals_on(
     agent: Running, study: Study
 ) -> None:
-    reply = forwarded(agent.address, task_to_records(task_of(study)))
+    reply = forwarded(agent.address, task_to_records(signed(task_of(study))))
     assert reply_from_records(reply.content).status == "ok"
     reply = forwarded(agent.address, RecordDict())
     assert reply_from_records(reply.content).status == "message_malformed"

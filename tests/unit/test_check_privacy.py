@@ -19,6 +19,7 @@ from common.study import Study
 from common.study_file import override, study_to_toml, with_patient_privacy
 from common.wire import TaskKind
 from tests.unit.builders import task_of
+from tests.unit.consortium import join, signed
 from tests.unit.ledger_cases import request_of
 
 POLICY = {"epsilon_budget": 10.0, "delta_budget": 1e-4, "cohort_size": 45, "min_patients": 20}
@@ -61,6 +62,7 @@ def open_site(folder: Path, study: Study) -> Site:
     path = load_site_config(folder).state_dir / "studies" / f"{study.hash}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(study_to_toml(study), encoding="utf-8")
+    join(folder)
     return Site.open(folder)
 
 
@@ -132,9 +134,9 @@ def test_a_budget_is_an_error_exactly_where_the_site_does_not_enrol(
     folder = hospital(epsilon_budget=budget)
     site = open_site(folder, private)
     for _ in range(spent):
-        assert site.answer(task_of(private, run_id="before")).status == "ok"
+        assert site.answer(signed(task_of(private, run_id="before"))).status == "ok"
     check = check_site(folder, private)
-    status = site.answer(task_of(private, TaskKind.ENROL, run_id="other")).status
+    status = site.answer(signed(task_of(private, TaskKind.ENROL, run_id="other"))).status
     site.close()
     assert status == ("ok" if fits else "budget_exceeded")
     assert check.is_usable == fits

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from client import dp_training
 from client.dp_training import train_privately
+from client.physical_batch import PhysicalBatch
 from client.training import Patients, Pull
 from common.errors import Refusal, RefusalCode
 from common.models.patient_model import PatientModel, state_of
@@ -27,7 +28,7 @@ from common.privacy.plan import PrivacyPlan
 from common.study import Study
 from common.study_file import study_from_toml
 from tests.unit.builders import MORE_OUTCOMES, labels_of, patients_of, study_of
-from tests.unit.private_builders import plan_with, values_of, watched
+from tests.unit.private_builders import in_float64, plan_with, values_of, watched
 
 CPU = torch.device("cpu")
 
@@ -40,16 +41,6 @@ def privately_trained(
     options = {"seed": 1, **options}
     assert train_privately(model, patients, study, plan, source=source, **options) in range(100)
     return model
-
-
-def in_float64(patients: Patients) -> Patients:
-    def doubled(named: Any) -> Any:
-        return {
-            name: {k: v.double() if v.is_floating_point() else v for k, v in arrays.items()}
-            for name, arrays in named.items()
-        }
-
-    return replace(patients, inputs=doubled(patients.inputs), outcomes=doubled(patients.outcomes))
 
 
 def clipped_sum_one_by_one(
@@ -433,7 +424,8 @@ def test_adding_one_patient_changes_the_draws_of_others_which_nobody_must_know()
         model = PatientModel(study)
         model.train()
         torch.manual_seed(0)
-        sums.append(dp_training._clipped_sum(model, cohort, np.arange(len(cohort)), plan, 256))
+        whole = PhysicalBatch(256, torch.device("cpu"))
+        sums.append(dp_training._clipped_sum(model, cohort, np.arange(len(cohort)), plan, whole))
     assert np.linalg.norm(sums[1] - sums[0]) > 2 * plan.max_grad_norm
 
 
@@ -558,7 +550,8 @@ def sum_of(study: Study, patients: Patients, plan: PrivacyPlan) -> NDArray[np.fl
     model = PatientModel(study)
     model.train()
     everybody_B = np.arange(len(patients))
-    return dp_training._clipped_sum(model, patients, everybody_B, plan, 7)
+    physical = PhysicalBatch(7, torch.device("cpu"))
+    return dp_training._clipped_sum(model, patients, everybody_B, plan, physical)
 
 
 def joined(one: Patients, other: Patients) -> Patients:

@@ -1,11 +1,12 @@
 """One exchange over a grid: a double at Flower's seam, with a clock that only sleeping moves."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
@@ -209,3 +210,68 @@ def test_all_nodes_that_are_there_are_told(clock: Clock) -> None:
 def test_waiting_for_nodes_ends_when_time_is_up(clock: Clock) -> None:
     assert _nodes(ScriptedGrid(clock, {7: 0.0, 3: 60.0}), 2) == [7]
     assert clock() == pytest.approx(110.0)
+
+
+class Silent:
+    """Presence by decree: these nodes are silent from a time on."""
+
+    def __init__(self, clock: Clock, since: dict[int, float]) -> None:
+        self.clock, self.since = clock, since
+
+    def silent(self, node_ids: Collection[int]) -> frozenset[int]:
+        return frozenset(n for n in node_ids if self.clock() >= self.since.get(n, 1e9))
+
+
+def closed_at(clock: Clock, grid: ScriptedGrid, silent: dict[int, float], enough: int) -> float:
+    """When an exchange of 100 s over nodes 1 to 3 ends; the third never answers."""
+    answers: list[Message] = []
+    for reply in exchange(
+        grid,
+        [instruction(n) for n in (1, 2, 3)],
+        timeout_s=100,
+        presence=Silent(clock, silent),
+        is_enough=lambda: sum(not a.has_error() for a in answers) >= enough,
+        clock=clock,
+        sleep=clock.sleep,
+    ):
+        answers.append(reply)
+    silent_ones = [a for a in answers if a.has_error()]
+    assert all(a.error.code == ErrorCode.NODE_UNAVAILABLE for a in silent_ones)
+    assert {a.metadata.reply_to_message_id for a in silent_ones} <= {"m3"}
+    return clock.now_s - 100.0
+
+
+def test_silent_nodes_are_not_waited_for_once_there_is_enough() -> None:
+    clock = Clock()
+    grid = ScriptedGrid(clock, {1: 1.0, 2: 20.0, 3: None})
+    assert 20.0 <= closed_at(clock, grid, {3: 112.0}, 2) <= 21.0
+
+
+def test_a_node_that_falls_silent_late_ends_the_exchange_then() -> None:
+    clock = Clock()
+    grid = ScriptedGrid(clock, {1: 1.0, 2: 2.0, 3: None})
+    assert 50.0 <= closed_at(clock, grid, {3: 150.0}, 2) <= 51.0
+
+
+def test_without_enough_silent_nodes_are_waited_for_until_the_deadline() -> None:
+    clock = Clock()
+    grid = ScriptedGrid(clock, {1: 1.0, 2: 2.0, 3: None})
+    assert closed_at(clock, grid, {3: 100.0}, 3) >= 100.0
+
+
+def test_a_node_that_is_not_silent_is_waited_for_until_the_deadline() -> None:
+    clock = Clock()
+    grid = ScriptedGrid(clock, {1: 1.0, 2: 2.0, 3: None})
+    assert closed_at(clock, grid, {}, 2) >= 100.0
+
+
+def test_a_grid_that_knows_who_is_there_need_not_be_told() -> None:
+    clock = Clock()
+    grid = ScriptedGrid(clock, {1: 1.0, 3: None})
+    grid.presence = Silent(clock, {3: 105.0})  # type: ignore[attr-defined]
+    messages = [instruction(n) for n in (1, 3)]
+    replies = exchange(
+        grid, messages, timeout_s=100, is_enough=lambda: True, clock=clock, sleep=clock.sleep
+    )
+    assert len(list(replies)) == 2
+    assert clock.now_s <= 106.0

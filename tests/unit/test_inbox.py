@@ -16,6 +16,7 @@ from common.metrics.evaluation import PERSONAL, to_flat
 from common.normalisation import moments_manifest
 from common.privacy.mechanisms import NoiseSource
 from common.wire import Reply, Task, TaskKind
+from server.correspondence import Unsigned
 from server.inbox import Expected, open_reply
 from tests.unit.builders import (
     HASH,
@@ -101,7 +102,9 @@ def _moments(**changes: float) -> Arrays:
 
 def _open(reply: Reply, kind: TaskKind = TaskKind.TRAIN) -> tuple[Reply | None, str]:
     message = instruction(1, kind.value)
-    return open_reply(Message(wire.reply_to_records(reply), reply_to=message), _expected(kind))
+    return open_reply(
+        Message(wire.reply_to_records(reply), reply_to=message), _expected(kind), Unsigned()
+    )
 
 
 @pytest.mark.parametrize("kind", TaskKind)
@@ -237,7 +240,9 @@ def _open_evaluation_of_several(metrics: dict[str, tuple[float, ...]]) -> str:
     expected = replace(_expected(TaskKind.EVALUATE), study=SEVERAL)
     reply = replace(_honest(TaskKind.EVALUATE), metrics=metrics)
     records = wire.reply_to_records(reply)
-    return open_reply(Message(records, reply_to=instruction(1, "evaluate")), expected)[1]
+    return open_reply(Message(records, reply_to=instruction(1, "evaluate")), expected, Unsigned())[
+        1
+    ]
 
 
 def test_statistics_of_several_outcomes_and_of_personal_models_pass() -> None:
@@ -321,19 +326,22 @@ def test_a_status_that_is_not_on_the_list_is_malformed(status: str) -> None:
 def test_a_message_that_is_not_a_reply_is_malformed() -> None:
     asked = instruction(1)
     expected = _expected(TaskKind.TRAIN)
-    assert open_reply(Message(RecordDict(), reply_to=asked), expected) == (None, "malformed")
+    assert open_reply(Message(RecordDict(), reply_to=asked), expected, Unsigned()) == (
+        None,
+        "malformed",
+    )
     task = wire.task_to_records(_task(TaskKind.TRAIN))
-    assert open_reply(Message(task, reply_to=asked), expected) == (None, "malformed")
+    assert open_reply(Message(task, reply_to=asked), expected, Unsigned()) == (None, "malformed")
 
 
 def test_a_failed_process_is_an_error_whatever_it_says() -> None:
     asked = instruction(1)
     failed = Message(Error(code=2, reason="patient 17 has no age"), reply_to=asked)
-    assert open_reply(failed, _expected(TaskKind.TRAIN)) == (None, "error")
+    assert open_reply(failed, _expected(TaskKind.TRAIN), Unsigned()) == (None, "error")
 
 
 def test_no_message_is_late() -> None:
-    assert open_reply(None, _expected(TaskKind.TRAIN)) == (None, "late")
+    assert open_reply(None, _expected(TaskKind.TRAIN), Unsigned()) == (None, "late")
 
 
 PRIVATE = study_of(
@@ -389,7 +397,9 @@ def _open_private(reply: Reply) -> str:
     else:
         expected = replace(expected, counts=WEIGHTS)
     message = instruction(1, reply.kind.value)
-    return open_reply(Message(wire.reply_to_records(reply), reply_to=message), expected)[1]
+    return open_reply(
+        Message(wire.reply_to_records(reply), reply_to=message), expected, Unsigned()
+    )[1]
 
 
 @pytest.mark.parametrize("seed", range(20))

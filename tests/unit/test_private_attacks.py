@@ -18,7 +18,7 @@ from common.privacy.mechanisms import NoiseSource
 from common.receipts import Receipt
 from common.study import Study
 from common.wire import TaskKind
-from tests.unit.builders import patients_of
+from tests.unit.builders import patients_of, task_of
 from tests.unit.private_probes import plan_with, sgd_study
 from tests.unit.private_site_cases import answer, kinds, ledger_of
 
@@ -171,7 +171,7 @@ def test_workers_of_a_simulation_take_turns_with_the_ledger_of_a_site(
 ) -> None:
     folder, state = new_site(policy={"min_patients": 20}), tmp_path / "state"
     workers = [Site.simulated(folder, private, state_dir=state, takes_turns=True) for _ in range(2)]
-    rounds = [answer(workers[r % 2], private, round=r) for r in range(4)]
+    rounds = [workers[r % 2].answer(task_of(private, round=r)) for r in range(4)]
     assert [reply.status for reply in rounds] == ["ok"] * 4
-    assert answer(workers[0], private, round=3).arrays == rounds[3].arrays
-    assert answer(workers[0], private, round=4).status == "budget_exceeded"
+    assert workers[0].answer(task_of(private, round=3)).arrays == rounds[3].arrays
+    assert workers[0].answer(task_of(private, round=4)).status == "budget_exceeded"

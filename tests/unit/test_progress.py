@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from common.metrics.evaluation import statistics_of, to_flat
-from simulations.progress import Progress, results_tables
+from server.progress import Progress, results_tables
 from tests.unit.builders import evaluation, study_of
 
 SMALL = study_of(evaluation={"score_bins": 10})

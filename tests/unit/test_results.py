@@ -365,7 +365,7 @@ def test_results_and_report_are_written_from_the_journal_of_a_folder(tmp_path: P
     assert results == results_of(read_journal(tmp_path / "journal.jsonl"))
     assert "| north | 90 |" in (tmp_path / "report.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *["journal.jsonl", "report.md", "results.json"]
+        *["journal.jsonl", "report.html", "report.md", "results.json"]
     ]
 
 

@@ -25,6 +25,7 @@ from common.study import Study
 from common.study_file import override, study_to_toml
 from common.wire import Reply, Task, TaskKind, reply_from_records, reply_to_records
 from tests.unit.builders import task_of
+from tests.unit.consortium import join, signed
 
 CANARY = "Qx-Mrs-Miller-1943-zK"
 
@@ -473,9 +474,10 @@ def test_a_real_site_answers_for_the_studies_that_it_has_accepted_and_no_other(
     studies = folder.parent / "state" / "alpha" / "studies"
     studies.mkdir(parents=True)
     (studies / f"{tiny_study.hash}.toml").write_text(study_to_toml(tiny_study))
+    join(folder)
     site = Site.open(folder)
-    assert site.answer(task_of(tiny_study)).status == "ok"
-    assert site.answer(task_of(other)).status == RefusalCode.STUDY_NOT_ACCEPTED
+    assert site.answer(signed(task_of(tiny_study))).status == "ok"
+    assert site.answer(signed(task_of(other))).status == RefusalCode.STUDY_NOT_ACCEPTED
     lines = audit_of(folder.parent / "state" / "alpha")
     assert [line["status"] for line in lines] == ["ok", "study_not_accepted"]
 
@@ -486,13 +488,16 @@ def test_an_accepted_study_that_was_changed_afterwards_stops_the_site(new_site, 
     studies.mkdir(parents=True)
     changed_study = override(tiny_study, training__local_epochs=50)
     (studies / f"{tiny_study.hash}.toml").write_text(study_to_toml(changed_study))
+    join(folder)
     with pytest.raises(SiteConfigError, match="found another study under its name"):
         Site.open(folder)
 
 
 def test_a_site_that_has_accepted_nothing_refuses_everything(new_site, tiny_study) -> None:
-    site = Site.open(new_site())
-    assert site.answer(task_of(tiny_study)).status == RefusalCode.STUDY_NOT_ACCEPTED
+    folder = new_site()
+    join(folder)
+    site = Site.open(folder)
+    assert site.answer(signed(task_of(tiny_study))).status == RefusalCode.STUDY_NOT_ACCEPTED
 
 
 def test_a_site_with_unusable_data_does_not_start(open_site, new_site, patients) -> None:

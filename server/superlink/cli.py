@@ -1,0 +1,144 @@
+"""`wardround server`: the SuperLink, and a study on it.
+
+Imports stay lazy: `--help` loads neither torch nor flwr.
+"""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from common.errors import WardroundError
+from server.cli_run import (
+    AsJson,
+    Delta,
+    Epsilon,
+    Rounds,
+    Seed,
+    StrategyName,
+    StudyName,
+    effective_study,
+    how_to_go_on,
+    tell_results,
+)
+
+if TYPE_CHECKING:
+    from server.superlink.run import Hospitals
+
+server = typer.Typer(help="The coordinator: the server that hospitals connect to, and runs on it.")
+
+
+@server.command()
+def up(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder that `provision` has made.", show_default=False
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    without_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--without-proxy",
+            help="Everybody on this network is trusted: they could start runs, register nodes.",
+        ),
+    ] = False,
+) -> None:
+    """Run the server that hospitals connect to, and restart it where it dies; Ctrl-C ends it."""
+    import logging
+
+    from server.superlink.control import control_of
+    from server.superlink.folder import Coordinator, alone
+    from server.superlink.process import SuperLink, check_host, supervise
+
+    check_host(host, without_proxy=without_proxy)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    coordinator = Coordinator.open(folder)
+    superlink = SuperLink(coordinator, host=host)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def on_ready() -> None:
+        typer.echo(f"SuperLink of {coordinator.consortium.consortium.name} ready at ", nl=False)
+        typer.echo(f"{superlink.address}; log: {superlink.log}")
+        sys.stdout.flush()
+        try:
+            with control_of(coordinator.address, ca=coordinator.ca) as control:
+                control.register(coordinator.roster())
+        except WardroundError as fault:  # the server is of use without it: `run` does it again
+            typer.echo(str(fault), err=True)
+
+    with alone(coordinator.superlink / "up.lock", "server"):
+        supervise(superlink, stop=stop, on_ready=on_ready)
+
+
+@server.command("run")
+def run_command(
+    study: StudyName,
+    folder: Annotated[Path, typer.Option("--dir", help="The folder that `provision` has made.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    rounds: Rounds = None,
+    seed: Seed = None,
+    strategy: StrategyName = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Start from the model of another run, block by block where it fits."),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for more than the fewest sites.")
+    ] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study over the consortium's hospitals, whose server `server up` has started."""
+    from common.run_folder import check_unused, check_used
+    from server.app import Run
+    from server.progress import Progress
+    from server.superlink.run import run_study
+
+    console = Console(stderr=as_json)
+    effective = effective_study(
+        study,
+        console,
+        rounds=rounds,
+        seed=seed,
+        strategy=strategy,
+        epsilon=epsilon,
+        delta=delta,
+    )
+    (check_used if resume else check_unused)(out)
+    # As a service manager ends it, so does Ctrl-C: what was reached is in the checkpoint.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    plan = Run(study=effective, folder=out, engine="superlink", resume=resume, init_from=init_from)
+    try:
+        with Progress(console) as progress:
+            run_study(
+                plan,
+                folder,
+                listeners=[progress.listen],
+                on_hospitals=lambda hospitals: _show(hospitals, console),
+                on_notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
+                grace_s=grace,
+            )
+    except KeyboardInterrupt:
+        console.print(how_to_go_on(out), highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    tell_results(out, console, as_json=as_json)
+
+
+def _show(hospitals: "Hospitals", console: Console) -> None:
+    num_all = len(hospitals.connected) + len(hospitals.missing)
+    missing = f"; missing: {', '.join(hospitals.missing)}" if hospitals.missing else ""
+    console.print(
+        f"{len(hospitals.connected)} of {num_all} hospitals are connected{missing}",
+        highlight=False,
+        soft_wrap=True,
+    )

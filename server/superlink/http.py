@@ -1,0 +1,89 @@
+"""How the coordinator calls its SuperLink: again while it restarts, for a bounded time."""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
+_REPEATED = frozenset({500, 502, 503, 504})
+
+
+class Patient:
+    """Sends requests; one that was not answered is sent again until patience ends.
+
+    It is the last interceptor of Flower's clients and sends in their place: their own repetition
+    has no end, and ends the whole process by a signal when a token is refused.
+
+    Guarantees:
+        - A request is sent at most until `patience_s` after its first failure; then the failure is
+          raised.
+        - No redirection is followed, and no proxy of the environment is asked: the SuperLink is
+          on this machine or in its network.
+
+    Only for requests that may be repeated. Threads may share it.
+
+    Attributes:
+        patience_s: seconds for which an unanswered request is repeated.
+        outages: how often the SuperLink did not answer and then did.
+    """
+
+    def __init__(
+        self,
+        tls: ssl.SSLContext,
+        *,
+        patience_s: float,
+        on_outage: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._http = httpx.Client(verify=tls, trust_env=False, follow_redirects=False)
+        self.patience_s = patience_s
+        self._on_outage = on_outage
+        self._lock = threading.Lock()
+        self._is_out = False
+        self.outages = 0
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._http.close()
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """The answer to a request; `call_next`, which would be Flower's own, is not called."""
+        deadline = time.monotonic() + self.patience_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            response, fault = None, None
+            try:
+                response = self._http.send(context.request)
+            except httpx.TransportError as error:
+                fault = error
+            if response is not None and response.status_code not in _REPEATED:
+                self._answered()
+                return response
+            if time.monotonic() + pause_s > deadline or _is_certificate(fault):
+                if fault is not None:
+                    raise fault
+                return response  # type: ignore[return-value]  # one of both is there
+            self._failed()
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _failed(self) -> None:
+        with self._lock:
+            is_new, self._is_out = not self._is_out, True
+        if is_new:
+            self._on_outage()
+
+    def _answered(self) -> None:
+        with self._lock:
+            if self._is_out:
+                self._is_out = False
+                self.outages += 1
+
+
+def _is_certificate(fault: Exception | None) -> bool:
+    """Whether the server's certificate is not accepted: it will not be so later, either."""
+    return fault is not None and "certificate" in str(fault).lower()
