@@ -103,7 +103,8 @@ class Node:
         self._outgoing: Outgoing | None = None
         self._is_site_gone = False
         # One who was killed may have been told of a message, and not got to write it down.
-        self._may_have_lost_one = self._node_id is not None and self._in_hand is None
+        was_killed = self._node_id is not None and not remembered.has_left
+        self._may_have_lost_one = was_killed and self._in_hand is None
         self._delay_s = _FIRST_DELAY_S
 
     def run(self) -> None:
@@ -280,6 +281,7 @@ class Node:
     def _leave(self, fleet: Fleet, *, for_good: bool) -> None:
         with suppress(Unreachable, NotRecognised, Rejected):
             fleet.leave(for_good=for_good)
+            self._session.save(node_id=fleet.node_id, has_left=True)
             logger.info("node %d has left", fleet.node_id)
 
     def _forget(self) -> None:

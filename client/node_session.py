@@ -31,12 +31,14 @@ class Remembered:
         lives: how many connectors have had the message in hand.
         is_of_here: whether this machine wrote it in this place, since it was started. A copy may
             be used while the one who wrote it lives.
+        has_left: whether the last one took its leave of the SuperLink.
     """
 
     node_id: int | None = None
     in_hand: Pulled | None = None
     lives: int = 0
     is_of_here: bool = False
+    has_left: bool = False
 
 
 class Session:
@@ -65,11 +67,19 @@ class Session:
                 in_hand=None if stored is None else Pulled.from_bytes(base64.b64decode(stored)),
                 lives=int(held["lives"]),
                 is_of_here=held["place"] == self._place(),
+                has_left=bool(held["has_left"]),
             )
         except (OSError, ValueError, LookupError, TypeError, binascii.Error, MessageError):
             return Remembered()
 
-    def save(self, *, node_id: int, in_hand: Pulled | None = None, lives: int = 1) -> None:
+    def save(
+        self,
+        *,
+        node_id: int,
+        in_hand: Pulled | None = None,
+        lives: int = 1,
+        has_left: bool = False,
+    ) -> None:
         """Remembers this, and nothing of before."""
         stored = None if in_hand is None else base64.b64encode(in_hand.to_bytes()).decode()
         held = {
@@ -78,6 +88,7 @@ class Session:
             "node_id": node_id,
             "in_hand": stored,
             "lives": lives,
+            "has_left": has_left,
         }
         # Not durable: it is for a killed process. After a power cut the SuperLink says who is who.
         write_atomically(self._path, json.dumps(held).encode(), durable=False, mode=0o600)

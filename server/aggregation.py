@@ -17,6 +17,9 @@ from common.models.patient_model import block_owner
 
 Floats = NDArray[np.float64]
 
+# An update that many times as long as the median one is told of.
+_LONG = 3.0
+
 # Combines the updates (N, P) of the sites that trained a block, with weights (N) > 0, into (P).
 Combine = Callable[[NDArray[np.float32], Floats], Floats]
 
@@ -80,6 +83,26 @@ def aggregate(
         result[place] = combine(np.stack([u.update.flat[place] for u in trained]), weights_N)
         trained_P[place] = True
     return Combined(update=Arrays(manifest=manifest, flat=result), trained_P=trained_P)
+
+
+def long_updates(updates: Sequence[SiteUpdate]) -> dict[str, float]:
+    """The sites whose update is over 3 times as long as the median of all, and how many times.
+
+    An alarm and no defence: a hospital of other patients may have a long update as well, and one
+    that is hostile may stay below. The norm of an update is bounded by `server.inbox`, and what one
+    site can do by the median and the trimmed mean. Of fewer than three sites, none is named.
+
+    Threat: C-1, C-4.
+    """
+    norms = {u.site: u.update.norm() for u in updates}
+    median = float(np.median(list(norms.values()))) if len(norms) >= 3 else 0.0
+    if median == 0.0:
+        return {}
+    return {
+        site: round(norm / median, 1)
+        for site, norm in sorted(norms.items())
+        if norm > _LONG * median
+    }
 
 
 def add_to_parameters(state: Arrays, manifest: Manifest, move_P: NDArray[np.float64]) -> Arrays:

@@ -4,13 +4,11 @@ A site whose reply is not finite, of another shape or of absurd weight is droppe
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
-from numpy.typing import NDArray
 
 from common import wire
 from common.arrays import Manifest
@@ -18,11 +16,14 @@ from common.contract import SITE_NAME_PATTERN
 from common.errors import MessageError, RefusalCode
 from common.metrics.evaluation import PERSONAL, declared_sizes, from_flat
 from common.models.patient_model import SHARED
-from common.normalisation import MOMENTS, NOISE_VARIANCE
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
 from common.wire import Reply, Task
+from server import plausible_moments
 from server.correspondence import Correspondence
+
+# The reason of an absence: nothing has been heard of the node for long.
+SILENT = "silent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,21 +62,23 @@ def open_reply(
     if message.has_error():
         # What a SuperLink says of a node that is gone, and our exchange of one that is silent.
         is_silent = message.error.code == ErrorCode.NODE_UNAVAILABLE
-        return None, "silent" if is_silent else "error"
+        return None, SILENT if is_silent else "error"
     try:
         reply = wire.reply_from_records(message.content)
     except MessageError:
         return None, "malformed"
-    if expected.site is not None and reply.site != expected.site:
-        return None, "rejected: answers for another site"
-    if not correspondence.is_from(reply, expected.site):
-        return None, "rejected: not signed by the site"
+    fault = _fault_of_sender(reply, expected) or _fault_of_signature(
+        reply, expected, correspondence
+    )
+    if fault:
+        return None, f"rejected: {fault}"
     if reply.status != wire.OK:
         if reply.status not in _REFUSALS:
             return None, "malformed"
         # A site cannot say which task it was that it could not read.
-        is_known = reply.status == RefusalCode.MESSAGE_MALFORMED or _answers(reply, expected.task)
-        return None, reply.status if is_known else f"rejected: {_ANOTHER_TASK}"
+        fault = _fault_of_task(reply, expected)
+        is_known = reply.status == RefusalCode.MESSAGE_MALFORMED or not fault
+        return None, reply.status if is_known else f"rejected: {fault}"
     fault = fault_of(reply, expected)
     return (None, f"rejected: {fault}") if fault else (reply, "")
 
@@ -91,110 +94,165 @@ def claimed_site(message: Message) -> str | None:
 
 def fault_of(reply: Reply, expected: Expected) -> str:
     """What is wrong with a reply, in a few words; "" for nothing."""
-    if not _answers(reply, expected.task):
-        return _ANOTHER_TASK
-    if re.fullmatch(SITE_NAME_PATTERN, reply.site) is None:
-        return "a malformed site name"
-    return (
-        _fault_of_arrays(reply, expected)
-        or _fault_of_counts(reply, expected)
-        or _fault_of_moments(reply, expected.study)
-        or _fault_of_metrics(reply, expected.study)
-    )
+    faults = (fault for rule in _RULES if (fault := rule(reply, expected)))
+    return next(faults, "")
 
 
-def _answers(reply: Reply, task: Task) -> bool:
-    """Whether a reply is to this very task: nonces differ between any two."""
+def _fault_of_sender(reply: Reply, expected: Expected) -> str:
+    """A reply names the site that was asked: nobody answers for another.
+
+    Threat: C-3.
+    """
+    is_other = expected.site is not None and reply.site != expected.site
+    return "answers for another site" if is_other else ""
+
+
+def _fault_of_signature(reply: Reply, expected: Expected, correspondence: Correspondence) -> str:
+    """A reply is signed by the site that was asked, by its key in the roster; refusals as well.
+
+    Threat: C-3, N-1.
+    """
+    is_signed = correspondence.is_from(reply, expected.site)
+    return "" if is_signed else "not signed by the site"
+
+
+def _fault_of_task(reply: Reply, expected: Expected) -> str:
+    """A reply is to this very task: kind, run, round and nonce, which differs between any two.
+
+    Threat: C-3, N-1.
+    """
+    task = expected.task
     asked = (task.kind, task.run_id, task.round, task.nonce)
-    return (reply.kind, reply.run_id, reply.round, reply.nonce) == asked
+    is_ours = (reply.kind, reply.run_id, reply.round, reply.nonce) == asked
+    return "" if is_ours else "answers another task"
 
 
-def _fault_of_arrays(reply: Reply, expected: Expected) -> str:
-    if (None if reply.arrays is None else reply.arrays.manifest) != expected.manifest:
-        return "arrays of another shape"
-    if reply.arrays is None:
+def _fault_of_name(reply: Reply, expected: Expected) -> str:
+    """The name of a site is well-formed: it becomes part of reports and of names of files.
+
+    Threat: C-3.
+    """
+    return "" if re.fullmatch(SITE_NAME_PATTERN, reply.site) else "a malformed site name"
+
+
+def _fault_of_manifest(reply: Reply, expected: Expected) -> str:
+    """The arrays are those that were asked for, by name, order and shape; or none.
+
+    Threat: C-1.
+    """
+    found = None if reply.arrays is None else reply.arrays.manifest
+    return "" if found == expected.manifest else "arrays of another shape"
+
+
+def _fault_of_type(reply: Reply, expected: Expected) -> str:
+    """The arrays have the type that was asked for.
+
+    Threat: C-1.
+    """
+    is_other = reply.arrays is not None and reply.arrays.flat.dtype.name != expected.dtype
+    return "arrays of another type" if is_other else ""
+
+
+def _fault_of_numbers(reply: Reply, expected: Expected) -> str:
+    """The arrays hold neither NaN nor infinity: one would spoil the model of all.
+
+    Threat: C-1.
+    """
+    is_finite = reply.arrays is None or reply.arrays.is_finite()
+    return "" if is_finite else "arrays that are not finite"
+
+
+def _fault_of_norm(reply: Reply, expected: Expected) -> str:
+    """The L2 norm of an update is at most the study's strategy.max_update_norm.
+
+    Threat: C-1, C-4.
+    """
+    if reply.kind is not wire.TaskKind.TRAIN or reply.arrays is None:
         return ""
-    if reply.arrays.flat.dtype.name != expected.dtype:
-        return "arrays of another type"
-    if not reply.arrays.is_finite():
-        return "arrays that are not finite"
-    is_update = reply.kind is wire.TaskKind.TRAIN
-    if is_update and reply.arrays.norm() > expected.study.strategy.max_update_norm:
-        return "an update of absurd norm"
-    return ""
+    most = expected.study.strategy.max_update_norm
+    return "an update of absurd norm" if reply.arrays.norm() > most else ""
 
 
 def _fault_of_counts(reply: Reply, expected: Expected) -> str:
+    """An enrolment and an update count the study's granularities and outcomes; an evaluation none.
+
+    Threat: C-2.
+    """
     counts, study = reply.counts, expected.study
     if reply.kind is wire.TaskKind.EVALUATE:
         return "counts in an evaluation" if counts else ""
-    if set(counts) != {SHARED, *study.granularities, *study.outcomes}:
-        return "counts of other granularities or outcomes"
-    if isinstance(study.privacy, PatientPrivacy):
-        weight = study.privacy.weight_of(reply.site)
-        if counts[SHARED] != weight or not set(counts.values()) <= {0, weight}:
-            return "counts that are not the public weight"
-    elif not 0 < counts[SHARED] <= study.strategy.max_patients_per_site:
+    is_complete = set(counts) == {SHARED, *study.granularities, *study.outcomes}
+    return "" if is_complete else "counts of other granularities or outcomes"
+
+
+def _fault_of_weight(reply: Reply, expected: Expected) -> str:
+    """A site's weight is the public one that the study gives it, where patients are protected.
+
+    Threat: C-2.
+    """
+    privacy = expected.study.privacy
+    if not reply.counts or not isinstance(privacy, PatientPrivacy):
+        return ""
+    weight = privacy.weight_of(reply.site)
+    is_public = reply.counts[SHARED] == weight and set(reply.counts.values()) <= {0, weight}
+    return "" if is_public else "counts that are not the public weight"
+
+
+def _fault_of_number(reply: Reply, expected: Expected) -> str:
+    """A site has 1 to max_patients_per_site patients, and no group of more than these.
+
+    Threat: C-2.
+    """
+    if not reply.counts:
+        return ""
+    study, most = expected.study, reply.counts[SHARED]
+    is_private = isinstance(study.privacy, PatientPrivacy)
+    is_plausible = is_private or 0 < most <= study.strategy.max_patients_per_site
+    if not is_plausible or any(not 0 <= count <= most for count in reply.counts.values()):
         return "an absurd number of patients"
-    if any(not 0 <= count <= counts[SHARED] for count in counts.values()):
-        return "an absurd number of patients"
-    if expected.counts is not None and dict(counts) != dict(expected.counts):
-        return "other counts than it enrolled with"
     return ""
 
 
-def _fault_of_moments(reply: Reply, study: Study) -> str:
-    """Moments are of values in [-1, 1], so a site can move the normalisation by its weight only."""
+def _fault_of_changed_counts(reply: Reply, expected: Expected) -> str:
+    """A site has the counts that it enrolled with, in every round.
+
+    Threat: C-2.
+    """
+    if not reply.counts or expected.counts is None:
+        return ""
+    is_changed = dict(reply.counts) != dict(expected.counts)
+    return "other counts than it enrolled with" if is_changed else ""
+
+
+def _fault_of_moments(reply: Reply, expected: Expected) -> str:
+    """Moments are of values in [-1, 1], so a site can move the normalisation by its weight only.
+
+    Threat: C-1, C-2.
+    """
     if reply.kind is not wire.TaskKind.ENROL or reply.arrays is None:
         return ""
     named = reply.arrays.unpack()
-    if isinstance(study.privacy, PatientPrivacy):
-        return _fault_of_noised_moments(named, reply.site, study, study.privacy)
-    for name, granularity in study.granularities.items():
-        if not granularity.numeric:
-            continue
-        count, total, squares = (named[f"{name}.{moment}"] for moment in MOMENTS)
-        # Values travel through float32, which may put them a little outside of their range.
-        most = 1.01 * count
-        is_counted = ((count >= 0) & (count <= reply.counts[name])).all()
-        is_bounded = ((np.abs(total) <= most) & (squares >= 0) & (squares <= most)).all()
-        if not is_counted or not is_bounded:
-            return "moments outside of the plausible ranges"
-    return ""
+    return plausible_moments.fault_of(named, reply.counts, site=reply.site, study=expected.study)
 
 
-def _fault_of_noised_moments(
-    named: Mapping[str, NDArray[np.floating]], site: str, study: Study, privacy: PatientPrivacy
-) -> str:
-    """Nobody knows how many patients are behind noise: the bound is public, and noise goes beyond.
+def _fault_of_early_statistics(reply: Reply, expected: Expected) -> str:
+    """Where patients are protected, statistics come with the one evaluation alone.
 
-    A site that the study gives a number of patients may have ten times as many.
+    Threat: S0-2.
     """
-    largest = float(study.strategy.max_patients_per_site)
-    most = min(10.0 * privacy.enrolment.get(site, largest), largest)
-    variance = float(named[NOISE_VARIANCE][0])
-    if not 0 <= variance <= largest**2:
-        return "moments with absurd noise"
-    # A count has 1.22 times the noise of a sum.
-    reach = 12.0 * variance**0.5
-    for name, granularity in study.granularities.items():
-        if not granularity.numeric:
-            continue
-        count, total, squares = (named[f"{name}.{moment}"] for moment in MOMENTS)
-        bound = 1.01 * np.maximum(count, 0.0) + 2 * reach
-        is_counted = variance > 0 and ((count >= -reach) & (count <= most + reach)).all()
-        is_bounded = (np.abs(total) <= bound) & (squares >= -reach) & (squares <= bound)
-        if not is_counted or not is_bounded.all():
-            return "moments outside of the plausible ranges"
-    return ""
+    is_private = isinstance(expected.study.privacy, PatientPrivacy)
+    is_early = is_private and reply.metrics and reply.kind is not wire.TaskKind.EVALUATE
+    return "statistics before the last round" if is_early else ""
 
 
-def _fault_of_metrics(reply: Reply, study: Study) -> str:
-    """Statistics are merged later, by the report: none may come that it cannot take."""
-    is_private = isinstance(study.privacy, PatientPrivacy)
-    if is_private and reply.metrics and reply.kind is not wire.TaskKind.EVALUATE:
-        return "statistics before the last round"
+def _fault_of_statistics(reply: Reply, expected: Expected) -> str:
+    """Statistics are declared, finite, and agree with one another: none comes that would not merge.
+
+    Threat: C-1.
+    """
+    study = expected.study
     sizes = declared_sizes(study)
+    is_private = isinstance(study.privacy, PatientPrivacy)
     least = -_LARGEST_STATISTIC if is_private else 0.0
     for name, values in reply.metrics.items():
         if sizes.get(name) != len(values):
@@ -209,7 +267,36 @@ def _fault_of_metrics(reply: Reply, study: Study) -> str:
     return ""
 
 
-_ANOTHER_TASK = "answers another task"
+def _fault_of_evaluated(reply: Reply, expected: Expected) -> str:
+    """Statistics are over max_patients_per_site patients at most: as many weigh in the report.
+
+    Threat: C-2.
+    """
+    study = expected.study
+    if isinstance(study.privacy, PatientPrivacy):
+        return ""
+    numbers = [v[0] for n, v in reply.metrics.items() if n.endswith(".num_patients")]
+    is_absurd = any(number > study.strategy.max_patients_per_site for number in numbers)
+    return "an absurd number of patients" if is_absurd else ""
+
+
+# In the order in which they are asked: what follows relies on what came before.
+_RULES: tuple[Callable[[Reply, Expected], str], ...] = (
+    _fault_of_task,
+    _fault_of_name,
+    _fault_of_manifest,
+    _fault_of_type,
+    _fault_of_numbers,
+    _fault_of_norm,
+    _fault_of_counts,
+    _fault_of_weight,
+    _fault_of_number,
+    _fault_of_changed_counts,
+    _fault_of_moments,
+    _fault_of_early_statistics,
+    _fault_of_statistics,
+    _fault_of_evaluated,
+)
 _REFUSALS = frozenset(code.value for code in RefusalCode)
 # Sums over all rounds of all sites stay finite.
 _LARGEST_STATISTIC = 1e15

@@ -18,7 +18,7 @@ from common.study import Study
 from common.wire import Reply, Task, TaskKind
 from server.correspondence import Correspondence
 from server.enrolment import Enrolled
-from server.inbox import Expected, claimed_site, open_reply
+from server.inbox import SILENT, Expected, claimed_site, open_reply
 from server.journal import Journal
 from server.receipts import Receipts
 
@@ -63,6 +63,7 @@ class Post:
         self._journal = journal
         self._round = 0
         self._num_accepted = 0
+        self._silent: set[int] = set()
         self._sent: list[_Sent] = []
         self._strangers: set[int] = set()
 
@@ -84,6 +85,7 @@ class Post:
         """
         self._round = round_number
         self._num_accepted = 0
+        self._silent = set()
         self._sent = []
         for node_id, enrolled in to.items():
             name = self._name_of(node_id, enrolled)
@@ -129,6 +131,11 @@ class Post:
         """How many replies of this exchange have been accepted so far."""
         return self._num_accepted
 
+    @property
+    def silent(self) -> frozenset[int]:
+        """The nodes of this exchange of which nothing was heard while it was waited for."""
+        return frozenset(self._silent)
+
     def open(self, replies: Iterable[Message]) -> Iterator[tuple[int, Reply]]:
         """Node id and reply of each site whose reply is accepted, as they come."""
         waiting = {s.message.metadata.message_id: s for s in self._sent}
@@ -138,6 +145,8 @@ class Post:
                 continue
             reply, reason = open_reply(message, sent.expected, self._correspondence)
             if reply is None:
+                if reason == SILENT:
+                    self._silent.add(sent.node_id)
                 enrolling = sent.expected.site is None
                 name = claimed_site(message) if enrolling else None
                 self._absent(name or _name(sent), reason)

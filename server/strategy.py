@@ -20,7 +20,7 @@ from common.models.patient_model import block_owner
 from common.normalisation import add_moments, moments_manifest, normalisation_of
 from common.study import Study
 from common.wire import TaskKind
-from server.aggregation import SiteUpdate, add_to_parameters
+from server.aggregation import SiteUpdate, add_to_parameters, long_updates
 from server.checkpoint import Checkpoint, CheckpointFolder
 from server.combining import Combining
 from server.correspondence import Correspondence
@@ -188,6 +188,7 @@ class BlockwiseStrategy(Strategy):
             "aggregated",
             round=server_round,
             sites=sorted(update.site for update in updates),
+            long_updates=long_updates(updates),
             update_norm=round(float(np.linalg.norm(move_P)), 9),
             seconds=round(self._seconds() - started, 6),
         )
@@ -247,7 +248,8 @@ class BlockwiseStrategy(Strategy):
         """Asks the nodes that were never asked, and adds those that accept to the roster.
 
         A node that declines, fails or is late once is not asked again in this run: waiting for it
-        in every round would make all others wait.
+        in every round would make all others wait. One that was silent is, once it is back: that
+        does not take longer than finding out that it is gone.
         """
         newcomers = sorted(set(nodes) - set(self._roster.by_node()) - self._declined)
         if not newcomers:
@@ -276,6 +278,7 @@ class BlockwiseStrategy(Strategy):
                 continue
             self._declined.remove(node_id)
             self._journal.write("enrolled", site=reply.site, counts=dict(reply.counts))
+        self._declined -= self._post.silent
 
     def _ask(self, grid: Grid, messages: list[Message], timeout: float) -> Iterator[Message]:
         """The replies; silent sites are not waited for once `strategy.min_sites` have answered."""

@@ -7,17 +7,15 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from client.supervision import tether
 from client.supervision.restarts import Restarts, is_lasting
 from client.supervision.watches import Clock, Files, LifeSigns
+from common.tether import tied
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +124,10 @@ class Child:
     def _start(self) -> None:
         program = self._program
         program.files.begin()
-        tied = (sys.executable, "-I", "-S", str(Path(tether.__file__)), str(os.getpid()))
         # A session of its own: an interrupt from the keyboard is passed on in due order, not by the
         # terminal to all at once.
         process = subprocess.Popen(  # noqa: S603  # our own command line
-            [*tied, *program.command],
+            tied(program.command),
             env=dict(program.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ _NOISED = (
 def report_of(results: dict[str, Any]) -> str:
     """The report of a run, whole or unfinished."""
     parts = [_heading(results), _last_round(results), _training(results), _course(results)]
-    parts += [privacy_section(results), _absences(results)]
+    parts += [privacy_section(results), _absences(results), *_long_updates(results)]
     return "\n\n".join(part for part in [*parts, _cost(results)] if part) + "\n"
 
 
@@ -165,6 +165,29 @@ def _absences(results: dict[str, Any]) -> str:
     for (site, reason), rounds in sorted(groups.items()):
         lines.append(f"| {site} | {reason} | {', '.join(map(str, sorted(set(rounds))))} |")
     return "\n".join(lines)
+
+
+def _long_updates(results: dict[str, Any]) -> list[str]:
+    """Whose updates were much longer than those of the others: worth a look, and no proof."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for found in results.get("long_updates", []):
+        groups.setdefault(found["site"], []).append(found)
+    if not groups:
+        return []
+    lines = [
+        "## Suspiciously long updates",
+        "",
+        "Over 3 times as long as the median update of the round. Other patients can be a reason; a "
+        "faulty or hostile site is another. They were used as `strategy.combine` says.",
+        "",
+        "| site | times the median, at most | rounds |",
+        "|---|---:|---|",
+    ]
+    for site, found in sorted(groups.items()):
+        rounds = ", ".join(str(f["round"]) for f in found)
+        most = max(f["times_median"] for f in found)
+        lines.append(f"| {site} | {most:g} | {rounds} |")
+    return ["\n".join(lines)]
 
 
 def _cost(results: dict[str, Any]) -> str:

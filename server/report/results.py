@@ -67,6 +67,7 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "absent": [
             {key: e[key] for key in ("round", "site", "reason")} for e in by_kind.get("absent", [])
         ],
+        "long_updates": _long_updates(by_kind),
         "bytes": _bytes(by_kind),
         "seconds": _seconds(by_kind),
     }
@@ -169,6 +170,16 @@ def _by_outcome(flat: dict[str, float], study: Study) -> dict[str, Metrics]:
         outcome: {name: flat.get(f"{outcome}.{name}") for name in statistics.metric_names}
         for outcome, statistics in statistics_of(study).items()
     }
+
+
+def _long_updates(by_kind: dict[str, list[Event]]) -> list[dict[str, Any]]:
+    """The sites whose updates were much longer than those of the others, by round."""
+    rounds = {e["round"]: e.get("long_updates", {}) for e in by_kind.get("aggregated", [])}
+    return [
+        {"round": number, "site": site, "times_median": times}
+        for number, sites in sorted(rounds.items())
+        for site, times in sites.items()
+    ]
 
 
 def _bytes(by_kind: dict[str, list[Event]]) -> dict[str, int]:

@@ -33,6 +33,10 @@ from common.roster import Roster
 from server.superlink.http import Patient
 from server.superlink.tls import tls_of
 
+# A connector of ours beats every 4 s, and announces the least that Flower takes.
+CONNECTOR_INTERVAL_S = 10.0
+# A node that announces fewer heartbeats (a stock SuperNode: every 30 s) is silent as much later.
+SILENT_AFTER_S = 12.0
 _CALL_TIMEOUT_S = 15.0
 _PYPROJECT = """\
 [project]
@@ -60,12 +64,19 @@ class Seen:
         is_online: whether messages may be sent to it.
         silent_s: seconds since its last heartbeat, or since it said goodbye, by the SuperLink's
             own clock; infinite where it was never there.
+        interval_s: between two heartbeats, as the node has announced it.
     """
 
     node_id: int
     public_key: bytes
     is_online: bool
     silent_s: float
+    interval_s: float = CONNECTOR_INTERVAL_S
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has been heard of it for long."""
+        return self.silent_s >= SILENT_AFTER_S * max(self.interval_s / CONNECTOR_INTERVAL_S, 1.0)
 
 
 class Declined(RunError):  # noqa: N818  # what is so, not what went wrong
@@ -209,7 +220,10 @@ def sites_of(nodes: tuple[Seen, ...], sites_by_node: Mapping[int, str]) -> tuple
     """The names of the sites that are connected, in order."""
     return tuple(
         sorted(
-            sites_by_node[n.node_id] for n in nodes if n.is_online and n.node_id in sites_by_node
+            sites_by_node[n.node_id]
+            for n in nodes
+            # Flower counts a killed one as online for 20 s.
+            if n.is_online and not n.is_silent and n.node_id in sites_by_node
         )
     )
 
@@ -225,6 +239,7 @@ def _seen(info: NodeInfo, now: datetime) -> Seen:
         public_key=bytes(info.public_key),
         is_online=info.status == "online",
         silent_s=silent_s,
+        interval_s=float(info.heartbeat_interval),
     )
 
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 
 from common.errors import RunError
-from server.superlink.control import Seen
+from server.superlink.control import SILENT_AFTER_S, Seen
 
-SILENT_AFTER_S = 12.0
 _LOOK_EVERY_S = 2.0
 
 
@@ -20,7 +19,8 @@ class ListedPresence:
     """Presence by the SuperLink's list of nodes, looked at every 2 s at the most.
 
     Guarantees:
-        - A node is silent from 12 s after its last heartbeat, and at once when it has left.
+        - A node is silent from 12 s after its last heartbeat, and at once when it has left; one
+          that announces fewer heartbeats (a stock SuperNode: every 30 s) as many times later.
         - After a time in which the SuperLink could not be heard either, all nodes are given 12 s
           to be heard of again.
 
@@ -60,4 +60,4 @@ class ListedPresence:
         if self._watching_since is None or is_gap:
             self._watching_since = now
         if now - self._watching_since >= SILENT_AFTER_S:
-            self._awake = frozenset(n.node_id for n in nodes if n.silent_s < SILENT_AFTER_S)
+            self._awake = frozenset(n.node_id for n in nodes if not n.is_silent)

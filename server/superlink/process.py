@@ -23,6 +23,7 @@ import httpx
 from common.errors import RunError
 from common.files import write_atomically
 from common.private_files import make_private_folder
+from common.tether import tied
 from server.provision.provisioning import superlink_arguments
 from server.superlink.folder import Coordinator
 from server.superlink.tls import tls_of
@@ -31,17 +32,6 @@ logger = logging.getLogger(__name__)
 
 _GRACE_S = 5.0
 _MAX_LOG_BYTES = 20 * 2**20
-
-# The kernel ends the SuperLink when the thread that started it has ended (PR_SET_PDEATHSIG), which
-# survives exec; a process in between sets it, because code between fork and exec of a program with
-# threads may hang. The parent may have died before that: then it has another number.
-_TIED = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def check_host(host: str, *, without_proxy: bool) -> None:
@@ -111,7 +101,7 @@ class SuperLink:
             self.log.replace(self.log.with_name("superlink.log.1"))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
-                [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *self._command],
+                tied(self._command),
                 env=_environment(self._folder / "home"),
                 cwd=self._folder / "empty",
                 stdin=subprocess.DEVNULL,

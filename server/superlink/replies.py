@@ -5,7 +5,8 @@ for up to two hours, and with it everybody: a hospital that dies at that moment,
 would hold up the round. Here a reply is there once all of it is.
 """
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from flwr.app import Error, Message, Metadata
@@ -21,14 +22,25 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.runtime import RuntimeHttpClient
 
 _NODE = Node(node_id=SUPERLINK_NODE_ID)
+# Of one reply. An honest one is a few objects, and Flower cuts arrays into pieces of 5 MiB.
+_MAX_OBJECTS = 1000
+# A connector gives one request 60 s. One that was killed in mid-upload sends another reply, which
+# the SuperLink does not take while it waits for the rest of the first.
+_LOST_AFTER_S = 75.0
+_MAX_BYTES = 2**29
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Announced:
-    """A reply of which some pieces may be missing, by their digests."""
+    """A reply of which some pieces may be missing, by their digests.
+
+    Attributes:
+        came_at: when its last piece came, or it was announced.
+    """
 
     message_id: str
     object_ids: tuple[str, ...]
+    came_at: float
     contents: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -37,11 +49,15 @@ class Replies:
 
     Guarantees:
         - Nothing is waited for: what has not come yet is looked for by the next call.
-        - A piece is pulled once.
+        - A piece is pulled once. Where none comes for 75 s, the reply counts as lost.
+        - What is given as the reply to a message says itself that it is.
+        - A reply of absurd size, or of pieces that make no message, is an error of its site's, and
+          costs the others neither memory nor time.
     """
 
-    def __init__(self, run_id: int) -> None:
+    def __init__(self, run_id: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._run_id = run_id
+        self._clock = clock
         self._announced: dict[str, _Announced] = {}
 
     def pull(self, client: RuntimeHttpClient, asked: Collection[str]) -> list[Message]:
@@ -54,6 +70,7 @@ class Replies:
             for message, tree in pairs:
                 self._announced[message.metadata.reply_to_message_id] = _Announced(
                     message_id=message.metadata.message_id,
+                    came_at=self._clock(),
                     object_ids=tuple(dict.fromkeys(t.object_id for t in iterate_object_tree(tree))),
                 )
         taken = [self._take(client, m) for m in asked if m in self._announced]
@@ -61,6 +78,8 @@ class Replies:
 
     def _take(self, client: RuntimeHttpClient, asked: str) -> Message | None:
         reply = self._announced[asked]
+        if len(reply.object_ids) > _MAX_OBJECTS:
+            return self._end(client, asked)
         for object_id in reply.object_ids:
             if object_id in reply.contents:
                 continue
@@ -69,24 +88,33 @@ class Replies:
             )
             if not piece.object_found:
                 del self._announced[asked]
-                return self._lost(asked)
+                return self._error(asked, ErrorCode.MESSAGE_UNAVAILABLE)
             if not piece.object_available:
-                return None
+                if self._clock() - reply.came_at < _LOST_AFTER_S:
+                    return None
+                return self._end(client, asked, ErrorCode.MESSAGE_UNAVAILABLE)
+            reply.came_at = self._clock()
             reply.contents[object_id] = piece.object_content
-        del self._announced[asked]
+            if sum(map(len, reply.contents.values())) > _MAX_BYTES:
+                return self._end(client, asked)
+        return self._end(client, asked, _message_of(reply, asked))
+
+    def _end(
+        self, client: RuntimeHttpClient, asked: str, ended: Message | int | None = None
+    ) -> Message:
+        """The reply, or an error in its place; the SuperLink may forget it."""
+        reply = self._announced.pop(asked)
         client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
                 node=_NODE, run_id=self._run_id, message_object_id=reply.message_id
             )
         )
-        message = inflate_object_from_contents(reply.message_id, reply.contents)
-        if not isinstance(message, Message):
-            return self._lost(asked)
-        message.metadata.__dict__["_message_id"] = reply.message_id
-        return message
+        if isinstance(ended, Message):
+            return ended
+        return self._error(asked, ErrorCode.UNKNOWN if ended is None else ended)
 
-    def _lost(self, asked: str) -> Message:
-        """What Flower's own grid says of a reply whose pieces are gone."""
+    def _error(self, asked: str, code: int) -> Message:
+        """What is said of a reply in its place."""
         metadata = Metadata(
             run_id=self._run_id,
             message_id="",
@@ -98,5 +126,20 @@ class Replies:
             ttl=0,
             message_type=SYSTEM_MESSAGE_TYPE,
         )
-        error = Error(code=ErrorCode.MESSAGE_UNAVAILABLE, reason="")
-        return make_message(metadata=metadata, error=error)
+        return make_message(metadata=metadata, error=Error(code=code, reason=""))
+
+
+def _message_of(reply: _Announced, asked: str) -> Message | None:
+    """The message that the pieces make; None where they make none, or another than announced.
+
+    A node announces a reply to one message, and its pieces may say that they answer another one,
+    which is another node's.
+    """
+    try:
+        message = inflate_object_from_contents(reply.message_id, reply.contents)
+    except Exception:  # noqa: BLE001  # Flower raises many classes for what a node has made up
+        return None
+    if not isinstance(message, Message) or message.metadata.reply_to_message_id != asked:
+        return None
+    message.metadata.__dict__["_message_id"] = reply.message_id
+    return message

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.supervision import tether
 from common.errors import RunError
+from common.tether import tied
 from simulations.marked_processes import end_marked
 
 MARK = "WARDROUND_FEDERATION"
@@ -66,10 +66,9 @@ class Family:
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{name}.log"
         program = str(Path(sys.executable).with_name("wardround"))
-        command = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), sys.executable]
         with log.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
-                [*command, program, *arguments],
+                tied([sys.executable, program, *arguments]),
                 env=os.environ | {MARK: str(self.folder), "PYTHONUNBUFFERED": "1"},
                 # Python looks for modules here first, and there are none.
                 cwd=self.logs,

@@ -116,7 +116,7 @@ def test_a_reset_ends_old_and_new_connections(proxy: Blackhole) -> None:
         proxy.both(Way.RESET)
         with pytest.raises(ConnectionResetError):
             read(end, 1)
-        with connected(proxy) as new, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connected(proxy) as new:
             read(new, 1)
 
 

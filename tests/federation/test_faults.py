@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -138,20 +139,31 @@ def test_a_superlink_that_was_frozen_finds_its_sites_again(
 # Clocks.
 
 
+@dataclass
+class Offset:
+    """How far this hospital's clock is ahead."""
+
+    seconds: float
+
+    def delta(self) -> datetime.timedelta:
+        return datetime.timedelta(seconds=self.seconds)
+
+
 @contextmanager
-def clock_off_by(seconds: float) -> Iterator[None]:
+def clock_off_by(seconds: float) -> Iterator[Offset]:
     """This hospital's clock, in all that a connector tells and judges by it."""
-    offset = datetime.timedelta(seconds=seconds)
+    off = Offset(seconds)
 
     class Clock(datetime.datetime):
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> "Clock":
-            return super().now(tz) + offset
+            return super().now(tz) + off.delta()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flwr.supernode.node_auth_http_interceptor.now", lambda: date.now() + offset)
+        name = "flwr.supernode.node_auth_http_interceptor.now"
+        patch.setattr(name, lambda: date.now() + off.delta())
         patch.setattr(node_fleet, "datetime", Clock)
-        yield
+        yield off
 
 
 def joined(link: Link) -> int:
@@ -190,13 +202,11 @@ def test_the_log_says_at_the_start_that_a_clock_is_off_and_the_site_joins_once_i
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(node_loop, "_LONGEST_DELAY_S", 1.0)
-    with clock_off_by(3600), in_thread(link, site, tmp_path / "a"):
+    with clock_off_by(3600) as off, in_thread(link, site, tmp_path / "a"):
         until(lambda: "this clock is +36" in caplog.text)
         assert list(grid.get_node_ids()) == []
-        patch = pytest.MonkeyPatch()
-        patch.setattr("flwr.supernode.node_auth_http_interceptor.now", date.now)
+        off.seconds = 0
         assert ask(grid, only_node(grid)).has_content()
-        patch.undo()
 
 
 # One key, twice.

@@ -55,6 +55,7 @@ def test_two_sites_answer_queries_training_and_evaluation_unchanged(
     other.stop()
 
 
+@pytest.mark.threat("S1-4")
 def test_other_types_of_messages_get_an_error_and_do_not_reach_the_site(
     link: Link, grid: HttpGrid, site: FakeSite, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_connectors_that_died_without_a_message_are_not_held_against_the_next_on
         session.write_text(json.dumps(held | {"lives": 9}))
 
 
+@pytest.mark.threat("K-1")
 def test_a_second_node_with_the_same_key_is_refused(
     link: Link, grid: HttpGrid, site: FakeSite, tmp_path: Path
 ) -> None:
@@ -202,6 +204,7 @@ def test_a_second_node_with_the_same_key_is_refused(
         assert first.wait(20) == 0
 
 
+@pytest.mark.threat("S1-3")
 def test_no_connector_has_asked_for_a_bundle_or_a_run(link: Link) -> None:
     # The last test of this module: the log holds the requests of all of them.
     log = (link.folder / "superlink.log").read_text()

@@ -95,6 +95,7 @@ def test_two_connectors_do_not_share_a_folder(tmp_path: Path) -> None:
 # What a hospital configures.
 
 
+@pytest.mark.threat("N-1")
 @pytest.mark.parametrize(
     ("superlink", "ca", "insecure", "text"),
     [
@@ -128,6 +129,7 @@ def test_without_tls_and_a_ca_nothing_starts_but_on_loopback(
     assert not (tmp_path / "node").exists()
 
 
+@pytest.mark.threat("N-1")
 def test_tls_checks_names_and_certificates() -> None:
     from certifi import where  # what httpx brings
 
@@ -138,6 +140,7 @@ def test_tls_checks_names_and_certificates() -> None:
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
+@pytest.mark.threat("K-1")
 def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
     path = new_key(tmp_path / "node.pem")
     assert isinstance(_load_key(path), ec.EllipticCurvePrivateKey)

@@ -89,6 +89,7 @@ def pulled(tree: ObjectTree | None = None) -> tuple[Pulled, dict[str, bytes]]:
 # What is read of an answer.
 
 
+@pytest.mark.threat("N-3")
 def test_an_answer_that_is_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_http, "_MAX_RESPONSE_BYTES", 1000)
     with fleet_of(lambda _: (200, {}, b"x" * 5000)) as fleet, pytest.raises(Unreachable):
@@ -104,6 +105,7 @@ def test_an_answer_that_comes_too_slowly_is_given_up(monkeypatch: pytest.MonkeyP
         fleet.pull()
 
 
+@pytest.mark.threat("N-3")
 def test_a_compressed_answer_is_not_unpacked() -> None:
     headers = {"content-encoding": "gzip"}
     with (
@@ -113,6 +115,7 @@ def test_a_compressed_answer_is_not_unpacked() -> None:
         fleet.pull()
 
 
+@pytest.mark.threat("N-1")
 def test_a_redirection_is_not_followed() -> None:
     paths: list[str] = []
 
@@ -130,6 +133,7 @@ def test_bytes_that_are_no_protobuf_are_no_answer() -> None:
         fleet.pull()
 
 
+@pytest.mark.threat("I-1")
 @pytest.mark.parametrize(
     ("status", "error"),
     [
@@ -173,6 +177,7 @@ def test_a_message_survives_its_bytes_without_its_content() -> None:
     assert again.tree == found.tree
 
 
+@pytest.mark.threat("N-1", "S1-4")
 def test_an_object_under_another_digest_is_refused() -> None:
     found, objects = pulled()
     forged = objects[found.tree.object_id] + b"x"
@@ -195,6 +200,7 @@ def test_an_object_that_is_missing_is_not_waited_for() -> None:
         fleet.fetch(found, stop=threading.Event())
 
 
+@pytest.mark.threat("S1-4")
 def test_too_many_objects_are_refused() -> None:
     children = [ObjectTree(object_id=str(n)) for n in range(1_001)]
     found, _ = pulled(ObjectTree(object_id="root", children=children))
@@ -202,6 +208,7 @@ def test_too_many_objects_are_refused() -> None:
         found.object_ids()
 
 
+@pytest.mark.threat("S1-4", "N-3")
 def test_an_array_that_repeats_its_pieces_is_refused_before_it_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -228,6 +235,7 @@ def test_one_array_under_many_names_counts_as_often(monkeypatch: pytest.MonkeyPa
         found.content(objects)
 
 
+@pytest.mark.threat("S1-3", "S1-4")
 @pytest.mark.parametrize("junk", [b"", b"Array", b"Array  0\0", b"Popen  0\0", b"\xff\0"])
 def test_objects_that_are_none_are_refused(junk: bytes) -> None:
     found, objects = pulled()
@@ -236,6 +244,7 @@ def test_objects_that_are_none_are_refused(junk: bytes) -> None:
         found.content(objects)
 
 
+@pytest.mark.threat("C-3")
 def test_a_message_for_another_node_or_under_a_strange_id_is_dropped() -> None:
     found, _ = pulled()
     strange = asked()

@@ -68,6 +68,7 @@ def write_certificates(folder: Path, name: str) -> Path:
     return path
 
 
+@pytest.mark.threat("N-1", "K-1")
 def test_only_the_right_ca_and_a_listed_key_can_join(tmp_path: Path) -> None:
     server = write_certificates(tmp_path / "tls", "server")
     other = write_certificates(tmp_path / "tls", "other")

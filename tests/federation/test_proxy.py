@@ -133,6 +133,7 @@ def test_a_hospital_with_its_certificate_reaches_every_fleet_route(door: Door) -
     }
 
 
+@pytest.mark.threat("N-2")
 @needs_nginx
 def test_no_other_route_is_reachable(door: Door) -> None:
     door.behind.seen.clear()
@@ -146,6 +147,7 @@ def test_no_other_route_is_reachable(door: Door) -> None:
     assert door.behind.seen == []
 
 
+@pytest.mark.threat("N-2")
 @needs_nginx
 @pytest.mark.parametrize(
     "path",
@@ -179,12 +181,14 @@ def test_what_passes_arrives_as_the_route_itself_and_nothing_else(door: Door, pa
     assert [seen[1] for seen in door.behind.seen] in ([PULL], ["/v1/fleet/get-run"])
 
 
+@pytest.mark.threat("N-2")
 @needs_nginx
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
 def test_other_methods_are_refused(door: Door, method: str) -> None:
     assert door.post(PULL, method=method) == 404
 
 
+@pytest.mark.threat("N-1")
 @needs_nginx
 def test_nobody_without_a_certificate_is_let_in(door: Door) -> None:
     door.behind.seen.clear()
@@ -193,6 +197,7 @@ def test_nobody_without_a_certificate_is_let_in(door: Door) -> None:
     assert door.behind.seen == []
 
 
+@pytest.mark.threat("N-1")
 @needs_nginx
 def test_a_certificate_by_another_authority_of_the_same_name_is_refused(
     door: Door, tmp_path: Path
@@ -203,6 +208,7 @@ def test_a_certificate_by_another_authority_of_the_same_name_is_refused(
     assert door.behind.seen == []
 
 
+@pytest.mark.threat("N-1", "K-1")
 @needs_nginx
 def test_a_certificate_that_has_ended_is_refused(door: Door, tmp_path: Path) -> None:
     out, key = door.consortium.out, door.consortium.nodes["alpha"]
@@ -221,6 +227,7 @@ def test_a_certificate_that_has_ended_is_refused(door: Door, tmp_path: Path) -> 
     assert _refused(door, context)
 
 
+@pytest.mark.threat("N-3")
 @needs_nginx
 def test_a_body_above_the_limit_is_refused_before_it_is_read(door: Door) -> None:
     assert door.post(PULL, content=b"x" * 65_536) == 200
@@ -239,6 +246,7 @@ def test_a_node_is_known_by_its_headers_behind_the_proxy(door: Door) -> None:
     assert "date" in answer.headers  # the connector compares clocks by it
 
 
+@pytest.mark.threat("I-1")
 @needs_nginx
 def test_the_log_holds_who_and_what_and_no_body(door: Door) -> None:
     assert door.post(PULL, content=b"SECRET-CONTENT") == 200
@@ -249,6 +257,7 @@ def test_the_log_holds_who_and_what_and_no_body(door: Door) -> None:
         assert "SECRET-CONTENT" not in path.read_text("utf-8")
 
 
+@pytest.mark.threat("K-1")
 @needs_nginx
 def test_a_hospital_that_left_is_refused_once_the_list_is_loaded(tmp_path: Path) -> None:
     consortium = Consortium.of(tmp_path / "c", "alpha", "beta")

@@ -108,6 +108,7 @@ def test_one_that_dies_or_hangs_is_started_again_with_its_database(
     assert superlinks(consortium) == []
 
 
+@pytest.mark.threat("K-1")
 def test_the_rosters_nodes_and_no_others_are_registered(consortium: ConsortiumFolder) -> None:
     with supervised(consortium) as (superlink, _):
         ca = consortium.out / "ca.pem"
@@ -128,6 +129,7 @@ def test_the_rosters_nodes_and_no_others_are_registered(consortium: ConsortiumFo
             assert {n.public_key for n in nodes} == keys
 
 
+@pytest.mark.threat("K-1")
 def test_a_key_that_was_taken_off_the_list_needs_a_new_one(consortium: ConsortiumFolder) -> None:
     both = Coordinator.open(consortium.out).roster()
     consortium.remove("alpha")
@@ -186,6 +188,7 @@ def test_a_port_that_is_taken_is_said_in_one_sentence(consortium: ConsortiumFold
     assert "Traceback" not in text
 
 
+@pytest.mark.threat("N-2")
 def test_only_loopback_is_listened_at_unless_the_network_is_trusted() -> None:
     for host in ("127.0.0.1", "::1"):
         check_host(host, without_proxy=False)

@@ -191,6 +191,7 @@ def test_a_connector_of_another_user_connects_a_site_without_a_network(hospital:
     assert [line.split(":")[0].strip() for line in interfaces.splitlines()[2:]] == ["lo"]
 
 
+@pytest.mark.threat("I-1", "S1-3")
 def test_the_connectors_user_can_open_none_of_the_hospitals_files(hospital: Hospital) -> None:
     state = load_site_config(hospital.site_dir).state_dir
     files = [str(p) for top in (hospital.site_dir, state) for p in top.rglob("*") if p.is_file()]

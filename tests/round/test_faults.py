@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 
 from common.arrays import Arrays, Block, slices_of
 from common.errors import CohortError, DataError
@@ -127,6 +128,7 @@ def two_rounds_without_a(federate, two_rounds):
     return federate(two_rounds, left_out="ae")
 
 
+@pytest.mark.threat("C-1", "C-2", "C-3")
 @pytest.mark.parametrize("lie", LIES)
 def test_a_site_that_lies_is_dropped_with_the_reason_and_the_others_train_as_without_it(
     federate, two_rounds, two_rounds_without_a, lie: str
@@ -145,6 +147,7 @@ def raising(task: Task, answer) -> Reply:
     raise RuntimeError("Mrs Miller, born 1943")
 
 
+@pytest.mark.threat("I-1")
 def test_a_site_that_raises_is_absent_and_its_words_are_nowhere(federate, without_a) -> None:
     run = federate(
         twists={
@@ -170,6 +173,7 @@ class Tampering(InProcessGrid):
         return replies
 
 
+@pytest.mark.threat("C-1")
 @pytest.mark.parametrize(
     "content",
     [
@@ -196,6 +200,7 @@ class Losing(InProcessGrid):
         return [*replies, *replies]
 
 
+@pytest.mark.threat("N-1")
 def test_a_reply_that_comes_twice_counts_once(federate, honest) -> None:
     assert federate(grid=Losing).model_bytes == honest.model_bytes
 
@@ -237,6 +242,7 @@ def moments_of(**changed: float) -> Callable[[Reply], Reply]:
     return change
 
 
+@pytest.mark.threat("C-2")
 @pytest.mark.parametrize(
     "change",
     [
@@ -260,6 +266,7 @@ def test_a_site_that_lies_when_it_enrols_moves_the_normalisation_by_nothing(
     assert len(run.events("absent")) == 1
 
 
+@pytest.mark.threat("C-3")
 def test_of_two_nodes_with_one_name_the_first_keeps_it(
     federate, honest, hospitals: Path, tmp_path: Path
 ) -> None:
@@ -272,6 +279,40 @@ def test_of_two_nodes_with_one_name_the_first_keeps_it(
     (absent,) = run.events("absent")
     assert (absent["site"], absent["round"]) == ("a", 0)
     assert "another node" in absent["reason"]
+
+
+class Away(InProcessGrid):
+    """The first node is away, as a SuperLink says, when it is first asked."""
+
+    code = ErrorCode.NODE_UNAVAILABLE
+    has_said_so = False
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = []
+        for reply in super().pull_messages(message_ids):
+            if reply.metadata.src_node_id == 1 and not self.has_said_so:
+                self.has_said_so = True
+                reply = Message(Error(code=self.code, reason=""), reply_to=self.asked(reply))
+            replies.append(reply)
+        return replies
+
+    def asked(self, reply: Message) -> Message:
+        asked = Message(RecordDict(), dst_node_id=1, message_type="query")
+        asked.metadata.__dict__["_message_id"] = reply.metadata.reply_to_message_id
+        return asked
+
+
+def test_a_site_that_is_silent_when_it_should_enrol_takes_part_once_it_is_back(federate) -> None:
+    run = federate(grid=Away)
+    assert [(e["site"], e["reason"]) for e in run.events("absent")] == [("node 1", "silent")]
+    assert [e["site"] for e in run.events("enrolled")] == ["b", "c", "d", "e", "a"]
+    assert [e["sites"] for e in run.events("aggregated")] == [["a", "b", "c", "d", "e"]] * 3
+
+
+def test_a_site_whose_enrolment_fails_is_not_asked_again_in_the_run(federate) -> None:
+    run = federate(grid=type("Failing", (Away,), {"code": ErrorCode.CLIENT_APP_CRASHED}))
+    assert [(e["site"], e["reason"]) for e in run.events("absent")] == [("node 1", "error")]
+    assert [e["sites"] for e in run.events("aggregated")] == [["b", "c", "d", "e"]] * 3
 
 
 def test_a_site_with_too_few_patients_declines_and_stops_nobody(
@@ -317,6 +358,7 @@ def test_with_too_few_sites_the_run_ends_after_the_attempts_and_can_be_resumed(
     assert resumed.model_bytes == federate(study).model_bytes
 
 
+@pytest.mark.threat("S0-1")
 def test_a_round_is_never_made_of_one_site(federate, study, tmp_path: Path) -> None:
     study = override(study, strategy__round_timeout_s=0.1)
     with pytest.raises(CohortError, match="at least 2 sites"):
@@ -360,6 +402,7 @@ def moved(run: Any, study: Any) -> np.ndarray:
     return np.concatenate([(run.model[n] - initial[n]).reshape(-1) for n in names])
 
 
+@pytest.mark.threat("C-4")
 @pytest.mark.parametrize(
     ("combine", "holds"), [("median", True), ("trimmed_mean", True), ("mean", False)]
 )
@@ -388,6 +431,7 @@ def test_one_hostile_site_of_three_cannot_move_the_model_beyond_the_honest_ones(
     assert bool(((move >= low - 1e-6) & (move <= high + 1e-6)).all()) is holds
 
 
+@pytest.mark.threat("C-1")
 def test_an_update_of_the_largest_floats_stops_nobody(federate) -> None:
     hostile = only(TaskKind.TRAIN, update_of(lambda flat: np.full_like(flat, 3.4e38)))
     with np.errstate(over="ignore", invalid="ignore"):

@@ -9,7 +9,11 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse, PullObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
 
 from server.superlink.replies import Replies
 from tests.unit.builders import instruction
@@ -28,11 +32,19 @@ class Runtime:
         self.gone: set[str] = set()
         self.pulled: list[str] = []
         self.confirmed: list[str] = []
+        # What the envelope says that it answers, if not what the reply itself says.
+        self.announced_as = ""
 
     def PullMessages(self, request: Any) -> PullAppMessagesResponse:
-        found = [self.new.pop(m) for m in request.message_ids if m in self.new]
+        if self.announced_as:
+            found = list(self.new.values())
+        else:
+            found = [self.new.pop(m) for m in request.message_ids if m in self.new]
+        announced = [message_to_proto(remove_content_from_message(m)) for m in found]
+        for message in announced if self.announced_as else []:
+            message.metadata.reply_to_message_id = self.announced_as
         return PullAppMessagesResponse(
-            messages_list=[message_to_proto(remove_content_from_message(m)) for m in found],
+            messages_list=announced,
             message_object_trees=[get_object_tree(m) for m in found],
         )
 
@@ -87,3 +99,58 @@ def test_one_that_does_not_arrive_holds_nobody_up(reply: Message) -> None:
     runtime.arrived = set(get_all_nested_objects(other))
     (came,) = replies.pull(runtime, ["asked", "other"])  # type: ignore[arg-type]
     assert came.metadata.reply_to_message_id == "other"
+
+
+def test_a_reply_that_was_announced_as_one_to_another_message_is_an_error(reply: Message) -> None:
+    runtime, replies = Runtime(reply), Replies(1)
+    runtime.arrived = set(runtime.pieces)
+    runtime.announced_as = "of another node"
+    (error,) = replies.pull(runtime, ["of another node"])  # type: ignore[arg-type]
+    assert error.error.code == ErrorCode.UNKNOWN
+    assert error.metadata.reply_to_message_id == "of another node"
+    assert runtime.confirmed == [reply.object_id]
+
+
+def test_pieces_that_make_no_message_are_an_error(reply: Message) -> None:
+    runtime, replies = Runtime(reply), Replies(1)
+    runtime.pieces = dict.fromkeys(runtime.pieces, b"no object of Flower's")
+    runtime.arrived = set(runtime.pieces)
+    (error,) = replies.pull(runtime, ["asked"])  # type: ignore[arg-type]
+    assert error.error.code == ErrorCode.UNKNOWN
+
+
+def test_a_reply_of_absurd_size_is_not_pulled_to_its_end(
+    reply: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.superlink.replies._MAX_BYTES", 10)
+    runtime, replies = Runtime(reply), Replies(1)
+    runtime.arrived = set(runtime.pieces)
+    (error,) = replies.pull(runtime, ["asked"])  # type: ignore[arg-type]
+    assert error.error.code == ErrorCode.UNKNOWN
+    assert len(runtime.pulled) < len(runtime.pieces)
+    assert runtime.confirmed == [reply.object_id]
+
+
+def test_a_reply_of_very_many_pieces_is_not_pulled_at_all(
+    reply: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.superlink.replies._MAX_OBJECTS", 1)
+    runtime, replies = Runtime(reply), Replies(1)
+    runtime.arrived = set(runtime.pieces)
+    (error,) = replies.pull(runtime, ["asked"])  # type: ignore[arg-type]
+    assert error.error.code == ErrorCode.UNKNOWN
+    assert runtime.pulled == []
+
+
+def test_a_reply_of_which_no_piece_comes_any_more_is_lost(reply: Message) -> None:
+    now_s = 0.0
+    runtime, replies = Runtime(reply), Replies(1, clock=lambda: now_s)
+    first = next(iterate_object_tree(get_object_tree(reply))).object_id
+    for arrived in (set(), {first}, {first}):
+        runtime.arrived = arrived
+        assert replies.pull(runtime, ["asked"]) == []  # type: ignore[arg-type]
+        now_s += 50  # 100 s in all since it was announced, 50 s since its first piece
+    now_s += 50
+    (lost,) = replies.pull(runtime, ["asked"])  # type: ignore[arg-type]
+    assert lost.error.code == ErrorCode.MESSAGE_UNAVAILABLE
+    assert runtime.confirmed == [reply.object_id]

@@ -204,7 +204,7 @@ supervise(programs, stop=threading.Event(), show=lambda line: print(line, flush=
 
 
 def test_a_process_whose_supervisor_is_gone_before_it_begins_does_not_begin() -> None:
-    tether = ROOT / "client" / "supervision" / "tether.py"
+    tether = ROOT / "common" / "tether.py"
     ended = subprocess.run(
         [sys.executable, "-I", "-S", tether, "1", sys.executable, "-c", "print('began')"],
         capture_output=True,

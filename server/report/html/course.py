@@ -57,7 +57,38 @@ def taking_part(results: dict[str, Any]) -> Section:
                 ),
             )
         )
+    blocks += _long_updates(results)
     return Section(key="part", title="Who took part", blocks=blocks)
+
+
+def _long_updates(results: dict[str, Any]) -> list[Block]:
+    """Whose updates were much longer than those of the others; nothing where none was."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for found in results.get("long_updates", []):
+        groups.setdefault(found["site"], []).append(found)
+    if not groups:
+        return []
+    rows = [
+        [
+            site,
+            f"{max(f['times_median'] for f in found):g} times the median",
+            rounds_text([f["round"] for f in found]),
+        ]
+        for site, found in sorted(groups.items())
+    ]
+    return [
+        Heading(text="Suspiciously long updates"),
+        Table(
+            caption="Hospitals whose updates were over 3 times as long as the median, and when",
+            head=("hospital", "at most", "rounds"),
+            rows=rows,
+            is_words=True,
+            note=(
+                "Other patients can be a reason; a faulty or hostile site is another. The updates "
+                "were used as the study's strategy says."
+            ),
+        ),
+    ]
 
 
 def _counts(results: dict[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""Starts a program that the kernel ends with the one that started it, even by SIGKILL.
+"""Starts a program that the kernel ends with the one that started it, even by SIGKILL (Linux).
 
 Run by its path, in an interpreter of its own and before anything else of ours: what a process does
 between fork and exec must not meet another's threads. Imports the standard library alone.
@@ -10,8 +10,18 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """The command line that runs `command` tied to the thread that starts it.
+
+    The kernel kills it when that thread ends, however it does: start it from one that lives as long
+    as the program should, such as the main thread.
+    """
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 def main() -> None:
