@@ -156,6 +156,10 @@ class Ledgered(Charging):
         self._ledger.close()
 
     def _check_run(self, task: Task, charges: Sequence[Charge], prepared: Prepared) -> None:
+        """A run does what its plan holds (rounds, spare rounds, one evaluation) and no more.
+
+        Threat: S1-5. Refuses: BUDGET_EXCEEDED.
+        """
         after = [*self._ledger.charges(task.run_id), *charges]
         if self._rest(prepared, after) is None:
             raise Refusal(
@@ -165,9 +169,12 @@ class Ledgered(Charging):
             )
 
     def _check_budget(self, task: Task, charges: Sequence[Charge], prepared: Prepared) -> None:
-        """Asked for the rest of the run first: what fits as a whole is computed once.
+        """These data never cost a patient more than epsilon_budget at delta_budget, over all runs.
 
-        A site whose budget has no room for the whole run does not enrol.
+        Asked for the rest of the run first: what fits as a whole is computed once. A site whose
+        budget has no room for the whole run does not enrol.
+
+        Threat: S1-5, S1-1. Refuses: BUDGET_EXCEEDED.
         """
         epsilon, delta = prepared.policy.epsilon_budget, prepared.policy.delta_budget
         limit = inf if epsilon is None or epsilon >= UNLIMITED else epsilon

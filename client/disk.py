@@ -26,7 +26,10 @@ class Room:
     free_bytes: Callable[[Path], int] = free_bytes
 
     def check(self, task: Task) -> None:
-        """Nothing, if there is room for the task. Raises `Refusal` (DISK_FULL) if not."""
+        """There is room on the disk for what answering writes, before anything is charged.
+
+        Threat: S1-4. Refuses: DISK_FULL.
+        """
         model_bytes = 0 if task.arrays is None else task.arrays.flat.nbytes
         needed = 2 * model_bytes + MARGIN_BYTES
         found = self.free_bytes(self.state_dir)

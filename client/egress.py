@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {TaskKind.TRAIN: np.dtype(np.float32), TaskKind.ENROL: np.dtype(np.float64)}
+DTYPES = {TaskKind.TRAIN: np.dtype(np.float32), TaskKind.ENROL: np.dtype(np.float64)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,17 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
         Refusal: EGRESS_BLOCKED or UPDATE_NOT_FINITE.
     """
     if reply.status != OK:
-        return replace(reply, arrays=None, counts={}, metrics={})
-    _only_declared_arrays(reply, declared)
-    _only_declared_counts(reply, declared)
-    _only_declared_metrics(reply, declared)
+        return _code_alone(reply)
+    for check in (
+        _check_arrays,
+        _check_type,
+        _check_finite,
+        _check_counts,
+        _check_signs,
+        _check_statistics,
+        _check_finite_statistics,
+    ):
+        check(reply, declared)
     if declared.is_private:
         return _bound_norm(_withhold_unlisted_outcomes(reply, policy, declared), policy)
     if reply.kind is TaskKind.ENROL and reply.arrays is not None:
@@ -89,41 +96,89 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
     return _bound_norm(reply, policy)
 
 
-def _only_declared_arrays(reply: Reply, declared: Declared) -> None:
-    expected = declared.manifests.get(reply.kind)
+def _code_alone(reply: Reply) -> Reply:
+    """A refusal says its code and nothing else: no text, no number, no array.
+
+    Threat: I-1.
+    """
+    return replace(reply, arrays=None, counts={}, metrics={})
+
+
+def _check_arrays(reply: Reply, declared: Declared) -> None:
+    """The arrays are those declared for the kind of task, by name, order and shape; or none.
+
+    Threat: I-1, S1-2. Refuses: EGRESS_BLOCKED.
+    """
     found = None if reply.arrays is None else reply.arrays.manifest
-    if found != expected:
+    if found != declared.manifests.get(reply.kind):
         _block("arrays that are not those declared for this kind of task")
-    if reply.arrays is None:
-        return
-    if reply.arrays.flat.dtype != _DTYPES[reply.kind]:
+
+
+def _check_type(reply: Reply, declared: Declared) -> None:
+    """The arrays have the type of their kind of task: no text, no wider number.
+
+    Threat: I-1. Refuses: EGRESS_BLOCKED.
+    """
+    if reply.arrays is not None and reply.arrays.flat.dtype != DTYPES[reply.kind]:
         _block("arrays of another type than declared")
-    if not reply.arrays.is_finite():
+
+
+def _check_finite(reply: Reply, declared: Declared) -> None:
+    """The arrays hold neither NaN, whose spare bits could carry a message, nor infinity.
+
+    Threat: I-1, C-1. Refuses: UPDATE_NOT_FINITE.
+    """
+    if reply.arrays is not None and not reply.arrays.is_finite():
         raise Refusal(
             RefusalCode.UPDATE_NOT_FINITE,
             "Expected finite arrays, found NaN or infinity. Lower the learning rate of the study.",
         )
 
 
-def _only_declared_counts(reply: Reply, declared: Declared) -> None:
+def _check_counts(reply: Reply, declared: Declared) -> None:
+    """There are counts of patients, of the study's granularities and of its outcomes alone.
+
+    Threat: I-1, S0-2. Refuses: EGRESS_BLOCKED.
+    """
     if not set(reply.counts) <= declared.counts:
         _block("counts that are not declared")
+
+
+def _check_signs(reply: Reply, declared: Declared) -> None:
+    """A count is 0 or more.
+
+    Threat: I-1, C-2. Refuses: EGRESS_BLOCKED.
+    """
     if any(count < 0 for count in reply.counts.values()):
         _block("a negative count")
 
 
-def _only_declared_metrics(reply: Reply, declared: Declared) -> None:
+def _check_statistics(reply: Reply, declared: Declared) -> None:
+    """There are declared statistics alone, each of its declared number of elements.
+
+    Threat: I-1, S0-2. Refuses: EGRESS_BLOCKED.
+    """
     for name, values in reply.metrics.items():
         if declared.metrics.get(name) != len(values):
             _block("a statistic that is not declared, or of another size")
-        if not np.isfinite(values).all():
-            _block("a statistic that is not finite")
+
+
+def _check_finite_statistics(reply: Reply, declared: Declared) -> None:
+    """A statistic holds neither NaN nor infinity.
+
+    Threat: I-1, C-1. Refuses: EGRESS_BLOCKED.
+    """
+    if not all(np.isfinite(values).all() for values in reply.metrics.values()):
+        _block("a statistic that is not finite")
 
 
 def released_counts(counts: Mapping[str, int], policy: Policy) -> dict[str, int]:
     """The counts as they may leave: small groups as nobody, and groups that few lack as everybody.
 
-    What few lack is a small group as well: 44 with labs of 45 patients tell of one.
+    What few lack is a small group as well: 44 with labs of 45 patients tell of one. A group is
+    small below the policy's smallest_group.
+
+    Threat: S0-2.
     """
     num_patients = counts.get(SHARED, 0)
     released = dict(counts)
@@ -136,6 +191,10 @@ def released_counts(counts: Mapping[str, int], policy: Policy) -> dict[str, int]
 
 
 def _withhold_small_counts(reply: Reply, policy: Policy) -> Reply:
+    """The update of an encoder that a small group trained leaves as zeros, and its count as 0.
+
+    Threat: S0-1, S0-2.
+    """
     counts = released_counts(reply.counts, policy)
     small = {name for name, count in reply.counts.items() if count > 0 == counts[name]}
     arrays = reply.arrays
@@ -156,6 +215,8 @@ def released_moments(moments: Arrays, counts: Mapping[str, int], policy: Policy)
 
     Args:
         counts: the site's own, as they were before `released_counts`.
+
+    Threat: S0-2.
     """
     group = policy.smallest_group
     released = released_counts(counts, policy)
@@ -193,7 +254,10 @@ def _blurred(sum_F: Floats, squares_F: Floats, count_F: Floats) -> tuple[Floats,
 
 
 def _withhold_unlisted_outcomes(reply: Reply, policy: Policy, declared: Declared) -> Reply:
-    """The statistics of each outcome of which the policy lists all: noised ones stand together."""
+    """The statistics of each outcome of which the policy lists all: noised ones stand together.
+
+    Threat: S0-2.
+    """
     kept: dict[str, tuple[float, ...]] = {}
     for group in declared.metric_groups:
         of_group = {name: v for name, v in reply.metrics.items() if name.startswith(group)}
@@ -203,7 +267,12 @@ def _withhold_unlisted_outcomes(reply: Reply, policy: Policy, declared: Declared
 
 
 def _withhold_metrics(reply: Reply, policy: Policy, declared: Declared) -> Reply:
-    """Statistics that the policy does not list, and all of an outcome known of too few patients."""
+    """Statistics leave if the policy lists them and their outcome is known of enough patients.
+
+    Enough is smallest_group; without the number of patients, none of that outcome leaves.
+
+    Threat: S0-2.
+    """
     allowed = {name: v for name, v in reply.metrics.items() if policy.allows_metric(name)}
     kept = {name: values for name, values in allowed.items() if name in SECONDS}
     for group in declared.metric_groups:
@@ -215,6 +284,10 @@ def _withhold_metrics(reply: Reply, policy: Policy, declared: Declared) -> Reply
 
 
 def _bound_norm(reply: Reply, policy: Policy) -> Reply:
+    """An update of a larger L2 norm than max_update_norm is scaled down to it.
+
+    Threat: S0-1, C-4.
+    """
     if reply.kind is not TaskKind.TRAIN or reply.arrays is None:
         return reply
     norm = reply.arrays.norm()

@@ -56,6 +56,7 @@ _IO_TIMEOUT_S = 15.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 _OBJECTS_TIMEOUT_S = 120.0
+_MOST_ERROR_CHARS = 400
 
 
 class Unreachable(Exception):  # noqa: N818  # what is so, not what went wrong
@@ -281,7 +282,8 @@ class Fleet:
             return NotRecognised(f"the SuperLink does not know this key{self._skew()}")
         if status >= 500 or status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.REQUEST_TIMEOUT):
             return Unreachable(f"HTTP {status}")
-        error = FlowerError.from_json(response.text)
+        # No more of it: a long one could be nested too deeply to be read.
+        error = FlowerError.from_json(response.text[:_MOST_ERROR_CHARS])
         known = error is not None and error.code in set(ApiErrorCode)
         return Rejected(ApiErrorCode(error.code).name if error and known else f"HTTP {status}")
 

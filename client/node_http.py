@@ -55,6 +55,6 @@ class Bounded:
 def _date(text: str) -> datetime | None:
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a time zone beyond all days
         return None
     return date if date.tzinfo is not None else None

@@ -4,8 +4,6 @@ All of it is the server's. Whatever its size, shape or bytes, it becomes records
 `MessageError`, and never more memory than the limit.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
@@ -13,17 +11,14 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
-    get_object_head_values_from_object_content,
     is_valid_sha256_hash,
     iterate_object_tree,
 )
-from flwr.supercore.inflatable.inflatable_utils import (
-    inflate_object_from_contents,
-    validate_object_content,
-)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from client.agent_client import MAX_MESSAGE_BYTES
 from common.errors import MessageError
+from common.flower_objects import check_arrays
 from common.wire import num_bytes
 
 # Names and framing come on top of the values, within the site process's limit.
@@ -86,7 +81,7 @@ class Pulled:
 
         Raises `MessageError` where they are no message, or more than the limit.
         """
-        _check_arrays(objects)
+        check_arrays(objects, most_bytes=MAX_CONTENT_BYTES)
         try:
             message = inflate_object_from_contents(self.tree.object_id, objects)
             content = message.content if isinstance(message, Message) else None
@@ -114,25 +109,6 @@ class Outgoing:
     seconds: float
     session_id: str = ""
     missing: set[str] = field(default_factory=set)
-
-
-def _check_arrays(objects: Mapping[str, bytes]) -> None:
-    """Raises `MessageError` for arrays that repeat their pieces beyond the limit.
-
-    An array names its pieces by number: a megabyte of numbers can name one piece a million times.
-    """
-    size = 0
-    for content in objects.values():
-        try:
-            validate_object_content(content)
-            kind, children, body_size = get_object_head_values_from_object_content(content)
-            if kind == "Array":
-                pieces = json.loads(content[len(content) - body_size :])["arraychunk_ids"]
-                size += sum(len(objects[children[number]]) for number in pieces)
-        except Exception as fault:  # Flower's formats: many classes
-            raise _malformed("objects of Flower", fault) from fault
-        if size > MAX_CONTENT_BYTES:
-            raise MessageError(f"Expected arrays of at most {MAX_CONTENT_BYTES} bytes.")
 
 
 def _malformed(expected: str, fault: Exception) -> MessageError:

@@ -65,26 +65,20 @@ class Policy(Section):
         Raises:
             Refusal: with the code of the first rule that is broken.
         """
-        figure = "training patients"
+        self._check_protection(study)
         if isinstance(study.privacy, PatientPrivacy):
-            figure = "training patients by cohort_size"
-            self._check_privacy(study.privacy)
-        elif not self.allow_without_privacy:
-            raise Refusal(
-                RefusalCode.PRIVACY_REQUIRED,
-                "Expected a study that protects each patient, found privacy mode "
-                f"'{study.privacy.mode}' in '{study.name}'.",
-            )
-        if num_patients < self.min_patients:
-            raise Refusal(
-                RefusalCode.TOO_FEW_PATIENTS,
-                f"Expected at least {self.min_patients} {figure} (policy.min_patients), found "
-                "fewer.",
-            )
+            self._check_decided()
+            self._check_delta(study.privacy)
+        self._check_num_patients(study, num_patients)
         self.check_steps(study, num_patients)
 
     def plan_of(self, study: Study, cohort_size: int) -> PrivacyPlan:
         """The study's plan for so many training patients, with at least this policy's noise.
+
+        Where a study asks for less than min_noise_multiplier, or for a run that costs more than
+        epsilon_per_run, this hospital adds more noise than was asked.
+
+        Threat: S1-1, S0-1.
 
         Raises `StudyError` as `common.privacy.plan.plan_of` does.
         """
@@ -96,7 +90,10 @@ class Policy(Section):
         )
 
     def check_steps(self, study: Study, num_patients: int) -> None:
-        """Nothing, if this study's rounds are short enough. Raises `Refusal` otherwise."""
+        """A round takes at most max_local_steps optimizer steps.
+
+        Threat: S1-1. Refuses: STEP_LIMIT.
+        """
         num_steps = study.training.steps_of(num_patients)
         # The model of a site's own is trained as much again, or further at the end.
         num_steps = max(
@@ -108,14 +105,35 @@ class Policy(Section):
                 f"Expected at most {self.max_local_steps} steps a round, found {num_steps} asked.",
             )
 
-    def _check_privacy(self, privacy: PatientPrivacy) -> None:
-        """What one cannot make up for by more noise. Raises `Refusal`."""
+    def _check_protection(self, study: Study) -> None:
+        """A study protects each patient, unless allow_without_privacy says that it need not.
+
+        Threat: S1-1, S0-1. Refuses: PRIVACY_REQUIRED.
+        """
+        if not (isinstance(study.privacy, PatientPrivacy) or self.allow_without_privacy):
+            raise Refusal(
+                RefusalCode.PRIVACY_REQUIRED,
+                "Expected a study that protects each patient, found privacy mode "
+                f"'{study.privacy.mode}' in '{study.name}'.",
+            )
+
+    def _check_decided(self) -> None:
+        """A private study trains only where a person has decided epsilon_budget and cohort_size.
+
+        Threat: S1-1. Refuses: PRIVACY_TOO_WEAK.
+        """
         if self.epsilon_budget is None or self.cohort_size is None:
             raise Refusal(
                 RefusalCode.PRIVACY_TOO_WEAK,
                 "Expected epsilon_budget and cohort_size in [policy], found none: without them "
                 "nobody has said what these patients may be charged.",
             )
+
+    def _check_delta(self, privacy: PatientPrivacy) -> None:
+        """The delta of a private study is at most delta_budget: no noise would make up for it.
+
+        Threat: S1-1. Refuses: PRIVACY_TOO_WEAK.
+        """
         if privacy.delta > self.delta_budget:
             raise Refusal(
                 RefusalCode.PRIVACY_TOO_WEAK,
@@ -123,8 +141,25 @@ class Policy(Section):
                 f"{privacy.delta:g}.",
             )
 
+    def _check_num_patients(self, study: Study, num_patients: int) -> None:
+        """There are at least min_patients training patients; with fewer, the site takes no part.
+
+        Threat: S0-1, S0-2. Refuses: TOO_FEW_PATIENTS.
+        """
+        is_private = isinstance(study.privacy, PatientPrivacy)
+        figure = "training patients by cohort_size" if is_private else "training patients"
+        if num_patients < self.min_patients:
+            raise Refusal(
+                RefusalCode.TOO_FEW_PATIENTS,
+                f"Expected at least {self.min_patients} {figure} (policy.min_patients), found "
+                "fewer.",
+            )
+
     def check_round(self, round_number: int) -> None:
-        """Nothing, if a task of this round may be answered. Raises `Refusal` otherwise."""
+        """No task of a round after max_rounds is answered.
+
+        Threat: S1-5. Refuses: ROUND_LIMIT.
+        """
         if round_number > self.max_rounds:
             raise Refusal(
                 RefusalCode.ROUND_LIMIT,
@@ -132,5 +167,8 @@ class Policy(Section):
             )
 
     def allows_metric(self, name: str) -> bool:
-        """Whether the statistic `name` may leave this hospital."""
+        """A statistic leaves only if the policy lists it in metrics.
+
+        Threat: S0-2.
+        """
         return not {"*", name, statistic_of(name)}.isdisjoint(self.metrics)

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
 
 from client.acceptance import accepted_studies
+from client.admission import admitted
 from client.audit import AuditLog, audit_line, audit_path
 from client.charging import Charging, Ledgered, TakingTurns, Unledgered
 from client.config import SiteConfig, load_site_config
@@ -27,7 +27,6 @@ from client.personal import Personal, PersonalStore, personal_folder
 from client.prepared import prepare
 from client.trust import NOT_ASKED, Joined, Simulated, Trust
 from client.work import PlainWork, PredictionObserver, PrivateWork, Sources, Work
-from common.code_version import code_fingerprint
 from common.errors import DataError, Refusal, RefusalCode
 from common.models.patient_model import load_state
 from common.privacy.mechanisms import NoiseSource
@@ -205,42 +204,12 @@ class Site:
 
     def _admit(self, task: Task) -> Work:
         """The work that is asked for. Raises `Refusal` before any of it is done."""
-        if task.code != code_fingerprint():
-            raise Refusal(
-                RefusalCode.CODE_MISMATCH,
-                "Expected a task from the same version of Wardround, found another. Update.",
-            )
-        work = self._works.get(task.study_hash)
-        if work is None:
-            raise Refusal(
-                RefusalCode.STUDY_NOT_ACCEPTED,
-                f"Expected an accepted study, found {task.study_hash[:12]}….",
-            )
-        prepared = work.prepared
-        self._personal(task, prepared.study)  # refuses a malformed run id before it is paid for
-        prepared.policy.check_round(task.round)
-        prepared.policy.check_study(prepared.study, prepared.cohort_size)
-        if task.kind is TaskKind.ENROL:
-            if task.arrays is not None:
-                raise Refusal(
-                    RefusalCode.ARRAYS_MISMATCH, "Expected an enrolment without arrays, found some."
-                )
-            return work
-        if task.arrays is None or task.arrays.manifest != prepared.manifest:
-            raise Refusal(
-                RefusalCode.ARRAYS_MISMATCH,
-                "Expected the arrays of the study's model, found others.",
-            )
-        if task.arrays.flat.dtype != np.float32 or not task.arrays.is_finite():
-            raise Refusal(
-                RefusalCode.ARRAYS_NOT_FINITE, "Expected finite float32 arrays, found others."
-            )
-        return work
+        return admitted(task, self._works)
 
     def _work(self, task: Task, reply: Reply, work: Work) -> Reply:
         if task.kind is TaskKind.ENROL:
             return work.enrol(reply)
-        assert task.arrays is not None  # checked by _admit
+        assert task.arrays is not None  # checked by client.admission
         load_state(work.prepared.model, task.arrays)
         personal = self._personal(task, work.prepared.study)
         personal.put_local(work.prepared.model, task.round)
@@ -249,11 +218,7 @@ class Site:
         return work.train(reply, personal)
 
     def _personal(self, task: Task, study: Study) -> Personal:
-        try:
-            folder = personal_folder(self._config.state_dir, task.run_id)
-        except ValueError:
-            code = RefusalCode.MESSAGE_MALFORMED
-            raise Refusal(code, "Expected a run id that is a word, found another.") from None
+        folder = personal_folder(self._config.state_dir, task.run_id)
         return Personal(study, PersonalStore(folder), site=self.name)
 
     def _refuse(self, task: Task, reply: Reply, code: RefusalCode) -> Reply:
@@ -268,7 +233,10 @@ class Site:
         return replace(reply, status=code.value)
 
     def _record(self, task: Task, reply: Reply, kept_back: list[str]) -> Reply:
-        """The reply, signed, once the audit log holds it; a bare refusal where it cannot."""
+        """A reply leaves once the audit log holds it; where that cannot be, a bare refusal leaves.
+
+        Threat: I-2. Refuses: INTERNAL_ERROR.
+        """
         try:
             self._audit.append(**audit_line(task, reply, kept_back))
         except Exception as fault:  # noqa: BLE001  # still the door: `answer` never raises

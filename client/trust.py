@@ -123,23 +123,40 @@ class Joined(Trust):
                 ROUND_LIMIT, before anything else is believed of the task.
             OSError: it cannot be written down that the task was taken.
         """
+        self._check_signature(task)
+        self._check_addressee(task)
+        self._taken.take(task.run_id, task.nonce)
+
+    def sign(self, reply: Reply) -> Reply:
+        """Every reply leaves signed by this hospital's key, refusals too.
+
+        Threat: C-3, N-1.
+        """
+        return sign_reply(reply, self._key)
+
+    def _check_signature(self, task: Task) -> None:
+        """The coordinator whose key was compared on the phone has signed all that a task says.
+
+        Threat: C-3, N-1, S1-1. Refuses: TASK_NOT_SIGNED.
+        """
         if not is_task_signed(task, self._coordinator_key):
             raise Refusal(
                 RefusalCode.TASK_NOT_SIGNED,
                 "Expected a task signed by the coordinator of this site's roster, found one that "
                 "is not. If this goes on, phone the coordinator: somebody may be in between.",
             )
+
+    def _check_addressee(self, task: Task) -> None:
+        """A task names this hospital: what was signed for another is not worked on here.
+
+        Threat: C-3. Refuses: TASK_FOR_ANOTHER_SITE.
+        """
         if task.site != self._name:
             raise Refusal(
                 RefusalCode.TASK_FOR_ANOTHER_SITE,
                 "Expected a task for this site, found one for another. If this goes on, phone the "
                 "coordinator: somebody may be in between.",
             )
-        self._taken.take(task.run_id, task.nonce)
-
-    def sign(self, reply: Reply) -> Reply:
-        """The reply, signed by this site."""
-        return sign_reply(reply, self._key)
 
 
 class Taken:
@@ -177,11 +194,7 @@ class Taken:
                 MESSAGE_MALFORMED where run or nonce is no plain word (it would name a path).
             OSError: it could not be written.
         """
-        if not (_WORD.fullmatch(run_id) and _WORD.fullmatch(nonce)):
-            raise Refusal(
-                RefusalCode.MESSAGE_MALFORMED,
-                "Expected run id and nonce as words of letters, digits, - and _, found others.",
-            )
+        _check_words(run_id, nonce)
         path = self._folder / f"{run_id}.nonces"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -189,7 +202,8 @@ class Taken:
             content = file.read()
             *known, torn = content.split(b"\n")
             if nonce.encode() not in known[-1:]:
-                self._refuse_old(nonce.encode(), known)
+                _check_new(nonce.encode(), known)
+                _check_number(known, self._most)
                 file.truncate(len(content) - len(torn))
                 file.seek(0, os.SEEK_END)
                 line = nonce.encode() + b"\n"
@@ -201,16 +215,40 @@ class Taken:
             sync_folder(self._folder)
             sync_folder(self._folder.parent)
 
-    def _refuse_old(self, nonce: bytes, known: list[bytes]) -> None:
-        if nonce in known:
-            raise Refusal(
-                RefusalCode.TASK_REPLAYED,
-                "Expected a new task or the newest one again, found one from before it. If this "
-                "goes on, phone the coordinator: somebody may be in between.",
-            )
-        if len(known) >= self._most:
-            raise Refusal(
-                RefusalCode.ROUND_LIMIT,
-                f"Expected at most {self._most} tasks in a run ({_TASKS_PER_ROUND} for each round "
-                "of policy.max_rounds), found more. Start another run.",
-            )
+
+def _check_words(run_id: str, nonce: str) -> None:
+    """The ids of a task are plain words: they name a file of this hospital's.
+
+    Threat: S1-4. Refuses: MESSAGE_MALFORMED.
+    """
+    if not (_WORD.fullmatch(run_id) and _WORD.fullmatch(nonce)):
+        raise Refusal(
+            RefusalCode.MESSAGE_MALFORMED,
+            "Expected run id and nonce as words of letters, digits, - and _, found others.",
+        )
+
+
+def _check_new(nonce: bytes, known: list[bytes]) -> None:
+    """A task is new, or is the newest one of its run again: an older one that returns is a replay.
+
+    Threat: S1-5, N-1. Refuses: TASK_REPLAYED.
+    """
+    if nonce in known:
+        raise Refusal(
+            RefusalCode.TASK_REPLAYED,
+            "Expected a new task or the newest one again, found one from before it. If this "
+            "goes on, phone the coordinator: somebody may be in between.",
+        )
+
+
+def _check_number(known: list[bytes], most: int) -> None:
+    """A run has a limited number of tasks: four for each round that the policy allows.
+
+    Threat: S1-5. Refuses: ROUND_LIMIT.
+    """
+    if len(known) >= most:
+        raise Refusal(
+            RefusalCode.ROUND_LIMIT,
+            f"Expected at most {most} tasks in a run ({_TASKS_PER_ROUND} for each round of "
+            "policy.max_rounds), found more. Start another run.",
+        )

@@ -42,10 +42,27 @@ def read_toml(path: Path, schema: type[S], error: type[WardroundError]) -> S:
             "Check its permissions and encoding."
         ) from fault
     try:
-        table = tomllib.loads(text)
+        table = toml_table(text)
     except tomllib.TOMLDecodeError as fault:
         raise error(f"Expected TOML in {path}, found: {fault}. Fix that line.") from fault
     return validate(table, schema, error, where=str(path))
+
+
+def toml_table(text: str) -> dict[str, object]:
+    """The content of a TOML text.
+
+    Raises:
+        tomllib.TOMLDecodeError: it is none. That alone: `tomllib` itself also lets through what
+            Python says of a number of 5,000 digits, or of brackets in brackets.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        raise tomllib.TOMLDecodeError("a number of too many digits") from None
+    except RecursionError:
+        raise tomllib.TOMLDecodeError("values nested too deeply") from None
 
 
 def validate(

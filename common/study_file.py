@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tomli_w
 
-from common.contract import read_toml, validate
+from common.contract import read_toml, toml_table, validate
 from common.errors import StudyError
 from common.study import Study
 
@@ -52,7 +52,7 @@ def study_to_toml(study: Study) -> str:
 def study_from_toml(text: str, *, where: str = "the study") -> Study:
     """The validated study of a TOML text. Raises `StudyError`."""
     try:
-        table = tomllib.loads(text)
+        table = toml_table(text)
     except tomllib.TOMLDecodeError as fault:
         raise StudyError(f"Expected TOML in {where}, found: {fault}.") from fault
     return validate(table, Study, StudyError, where=where)

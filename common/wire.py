@@ -46,9 +46,11 @@ class Task:
     """What the coordinator asks of one site. All else is in the study, which the site has accepted.
 
     Attributes:
+        kind: enrol, train or evaluate.
         run_id: our own id of the run; it survives a resume.
         round: how many aggregations the model in `arrays` has seen, 0…R.
         nonce: differs between any two tasks of a run.
+        study_hash: of the effective study, every setting included; 64 hex digits.
         code: fingerprint of the sender's common and client code.
         site: the name of the site that is asked; "" where nobody is addressed, in simulation.
         arrays: the model (parameters and normalisation), float32; None when enrolling.
@@ -76,10 +78,12 @@ class Reply:
     """What a site answers: an update, counts and metric sums, or a refusal code and nothing else.
 
     Attributes:
+        kind, run_id, round, nonce: of the task that is answered.
+        site: the name of the hospital in the roster.
         status: "ok", or the value of a `RefusalCode`.
         arrays: the update (train, float32), the moments (enrol, float64), or None.
         counts: patients by granularity, and "patients" for all of them.
-        metrics: the sums of `common.metrics`, flat, and seconds of work by phase.
+        metrics: the sums of `common.metrics`, flat; without privacy also seconds of work by phase.
         receipt: of a site with a ledger, its head.
         signature: the site's, over all of the above (`common.envelope`); 128 hex digits.
     """
@@ -236,6 +240,10 @@ def _to_records(
 def _from_records(
     records: RecordDict, fields: Mapping[str, type]
 ) -> tuple[dict[str, Any], Arrays | None, dict[str, int], dict[str, tuple[float, ...]]]:
+    """The parts of a message: known records alone, each of its one form.
+
+    Threat: S1-4, C-1, I-1. Refuses: MESSAGE_MALFORMED.
+    """
     if not set(records) <= _RECORDS:
         raise MessageError(f"Expected the records {sorted(_RECORDS)}, found others.")
     header = _header(records.get("header"), fields, has_arrays="arrays" in records)
@@ -251,6 +259,10 @@ def _from_records(
 
 
 def _header(record: object, fields: Mapping[str, type], *, has_arrays: bool) -> dict[str, Any]:
+    """The header has exactly its keys; texts are words of at most 64 letters, digits, - and _.
+
+    Threat: S1-1, S1-4, I-1. Refuses: MESSAGE_MALFORMED.
+    """
     if not isinstance(record, ConfigRecord):
         raise MessageError("Expected a record 'header' of configuration, found none.")
     expected = {"schema", *fields} | ({"manifest"} if has_arrays else set())
@@ -279,6 +291,10 @@ def _header(record: object, fields: Mapping[str, type], *, has_arrays: bool) -> 
 
 
 def _arrays(record: object, manifest_json: object) -> Arrays:
+    """One flat array of 32- or 64-bit floats: as many bytes as the manifest says, none behind.
+
+    Threat: S1-4, C-1, I-1. Refuses: MESSAGE_MALFORMED.
+    """
     if not isinstance(record, ArrayRecord) or set(record) != {"flat"}:
         raise MessageError("Expected one array named 'flat', found something else.")
     array = record["flat"]
@@ -295,6 +311,10 @@ def _arrays(record: object, manifest_json: object) -> Arrays:
 
 
 def _manifest(text: object) -> tuple[Block, ...]:
+    """The manifest has at most 100,000 names, each once, of at most 8 dimensions below 2^31.
+
+    Threat: S1-4, C-1. Refuses: MESSAGE_MALFORMED.
+    """
     try:
         rows = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):

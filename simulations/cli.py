@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from rich.markup import escape
 import client.cli
 import server.cli
 import simulations.cli_results
+import simulations.cli_self_test
 import simulations.cli_simulate
 from common.errors import WardroundError
 from server.cli_run import AsJson, Delta, Rounds, StudyName, new_run_folder, with_privacy
@@ -204,6 +206,8 @@ def bench_private_step(
 
 
 app.add_typer(federation_app, name="federation", rich_help_panel="For a researcher")
+
+
 @bench.command("federation")
 def bench_federation(
     sites: Annotated[
@@ -248,6 +252,7 @@ app.add_typer(data_app, name="data", rich_help_panel="For a researcher")
 app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
 simulations.cli_results.mount(app)
 client.cli.mount(app)
+simulations.cli_self_test.mount(app)
 server.cli.mount(app)
 
 
@@ -262,11 +267,24 @@ def _simulated_sites(study: "Study", folder: Path, console: Console) -> Path:
 
 
 def main() -> None:
-    """Runs the command line; an error that a user can act on is one sentence and exit code 1."""
+    """Runs the command line; an error that a user can act on is one sentence and exit code 1.
+
+    Guarantees:
+        - Of an error that nobody foresaw, its place and class are told, and never its text: that
+          may quote a patient's record, and logs of processes are kept.
+    """
     try:
         app()
     except WardroundError as error:
         Console(stderr=True).print(
             f"[red]{error.code}[/]: {escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(1)
+    except Exception as fault:  # noqa: BLE001  # its text may hold a value, which no caller could tell
+        typer.echo("".join(traceback.format_tb(fault.__traceback__)), err=True, nl=False)
+        typer.echo(
+            f"{type(fault).__name__}: expected no such error, found one here. Its text is "
+            "withheld: it may quote a patient's record. Report the lines above.",
+            err=True,
         )
         sys.exit(1)

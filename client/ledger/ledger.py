@@ -160,7 +160,11 @@ class Ledger:
         return not self._approvals.is_within(together, epsilon=epsilon, delta=delta)
 
     def sealed(self, request: Request) -> bytes | None:
-        """The bytes that were sealed for this request; None if nothing was sealed for its round.
+        """A round is answered once: the same request gets the same bytes again, another none.
+
+        None if nothing was sealed for its round.
+
+        Threat: S1-5. Refuses: ROUND_REPEATED.
 
         Raises:
             Refusal: the round was sealed for other arrays or another study, or what was sealed is
@@ -257,24 +261,38 @@ class Ledger:
             Refusal: `MESSAGE_MALFORMED` if one of the signatures is wrong, `LEDGER_BEHIND` if the
                 head is ours and not in this ledger: the ledger was set back or cut.
         """
-        is_known = coordinator_key in (None, head.key)
-        if not is_known or not is_countersigned(head, site_key=self._writer.key.public_key):
-            raise Refusal(
-                RefusalCode.MESSAGE_MALFORMED,
-                "Expected a head of this ledger with both signatures, found a false one.",
-            )
-        if not self._writer.holds(head):
-            raise Refusal(
-                RefusalCode.LEDGER_BEHIND,
-                f"Expected entry {head.seq}, which both sides signed, in the ledger, found it "
-                "lacking or another. This is an older copy: restore the newest one.",
-            )
+        self._check_signed(head, coordinator_key)
+        self._check_held(head)
         if head in self._books.acknowledged:
             return
         self._writer.write(Kind.ACKNOWLEDGED, {"head": asdict(head)})
         newest = max(self._books.acknowledged, key=lambda acknowledged: acknowledged.seq)
         content = canonical_json(asdict(newest))
         write_atomically(self._head_path, content, durable=self._writer.durable, mode=0o600)
+
+    def _check_signed(self, head: Countersigned, coordinator_key: str | None) -> None:
+        """The head of the ledger that a task brings is signed by this hospital and the coordinator.
+
+        Threat: I-2. Refuses: MESSAGE_MALFORMED.
+        """
+        is_known = coordinator_key in (None, head.key)
+        if not is_known or not is_countersigned(head, site_key=self._writer.key.public_key):
+            raise Refusal(
+                RefusalCode.MESSAGE_MALFORMED,
+                "Expected a head of this ledger with both signatures, found a false one.",
+            )
+
+    def _check_held(self, head: Countersigned) -> None:
+        """The ledger holds what both sides have signed: an older copy of it is not worked with.
+
+        Threat: I-2. Refuses: LEDGER_BEHIND.
+        """
+        if not self._writer.holds(head):
+            raise Refusal(
+                RefusalCode.LEDGER_BEHIND,
+                f"Expected entry {head.seq}, which both sides signed, in the ledger, found it "
+                "lacking or another. This is an older copy: restore the newest one.",
+            )
 
     def discard_answers(self, run_id: str, *, before_round: int) -> None:
         """Removes the sealed updates of earlier rounds of a run, to save space; entries stay.

@@ -50,7 +50,11 @@ def _limit_resources() -> None:
     except ImportError:  # Windows
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
+    # The hospital may have set a lower one, for the site process and all that it starts.
+    _, hard_bytes = resource.getrlimit(resource.RLIMIT_AS)
+    is_lower = hard_bytes != resource.RLIM_INFINITY and hard_bytes < _MAX_MEMORY_BYTES
+    limit_bytes = hard_bytes if is_lower else _MAX_MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
 if __name__ == "__main__":

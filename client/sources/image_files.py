@@ -15,13 +15,28 @@ from typing import Any
 import numpy as np
 
 from client.sources.dicom import FrameDecoder, dicom_frames
-from client.sources.frames import Frame, ImageRefusedError, check_size, finite, gray, quiet
+from client.sources.frames import (
+    MAX_PIXELS,
+    Frame,
+    ImageRefusedError,
+    check_size,
+    finite,
+    gray,
+    quiet,
+)
+from client.sources.line_files import PIECE_BYTES, unpacked_limit
 
 _PNG, _JPEG, _GZIP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x1f\x8b"
 _DICOM, _DICOM_AT = b"DICM", 128
 _NIFTI_SIZES = {348: 1, 540: 2}  # the size of the header, which it begins with: the version
 _MAX_VOLUME_BYTES = 1 << 32
 _MAX_NIFTI_HEADER_BYTES = 1 << 24
+# Deflate packs to a 1,032th at best (zlib's "Maximum Compression Factor"); a pixel has a bit or
+# more. Pillow takes data that end early for black pixels where they end as a whole stream does.
+_MAX_PIXELS_PER_BYTE = 8 * 1032
+# Progressive pictures have some ten scans. Each costs what its pixels cost, however short it is.
+_JPEG_SCAN = b"\xff\xda"
+_MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
 
 
 def read_frames(path: Path, limit: int, decoder: FrameDecoder) -> Iterator[Frame]:
@@ -71,11 +86,28 @@ def _picture(path: Path) -> Iterator[Frame]:
         raise ImageRefusedError("too large") from None
     with picture:
         check_size(picture.height, picture.width)
+        num_pixels = picture.height * picture.width
+        if num_pixels > _MAX_PIXELS_PER_BYTE * path.stat().st_size:
+            raise ImageRefusedError("unreadable")
+        if num_pixels * _num_scans(path) > _MAX_SCANNED_PIXELS:
+            raise ImageRefusedError("too large")
         if picture.mode.startswith("I"):  # 16 bits
             pixels_HW, high = gray(np.asarray(picture)), 65535.0
         else:
             pixels_HW, high = gray(np.asarray(picture.convert("L"))), 255.0
     yield Frame(pixels_HW=pixels_HW, low=0.0, high=high)
+
+
+def _num_scans(path: Path) -> int:
+    """The scans of a JPEG file, for which its marker stands; 1 of a PNG file, which has none."""
+    num_scans, last = 0, b""
+    with path.open("rb") as file:
+        if file.read(len(_JPEG)) != _JPEG:
+            return 1
+        while piece := file.read(PIECE_BYTES):
+            num_scans += (last + piece).count(_JPEG_SCAN)
+            last = piece[-1:]
+    return num_scans
 
 
 def _nifti_version(start: bytes) -> int | None:
@@ -95,6 +127,8 @@ def _nifti_slices(path: Path, limit: int, *, is_gzip: bool) -> Iterator[Frame]:
         header = kind.header_class(file.read(kind.header_class.template_dtype.itemsize))
         image = kind(kind.ImageArrayProxy(file, header.copy(), mmap=False), None, header)
         shape = _checked_shape(image)
+        if is_gzip and _end(image) > unpacked_limit(path.stat().st_size):
+            raise ImageRefusedError("too large")
         if len(shape) == 2:
             yield _slice(image, ())
             return
@@ -112,10 +146,15 @@ def _checked_shape(image: Any) -> tuple[int, ...]:
     if len(shape) not in {2, 3} or dtype.kind not in "iuf":
         raise ImageRefusedError("unsupported")
     check_size(shape[0], shape[1])
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes > _MAX_VOLUME_BYTES or image.dataobj.offset > _MAX_NIFTI_HEADER_BYTES:
+    if _end(image) > _MAX_VOLUME_BYTES or image.dataobj.offset > _MAX_NIFTI_HEADER_BYTES:
         raise ImageRefusedError("too large")
     return shape
+
+
+def _end(image: Any) -> int:
+    """Where the last voxel ends, in bytes from the start of the unpacked file."""
+    num_bytes: int = math.prod(image.shape) * image.get_data_dtype().itemsize
+    return num_bytes + int(image.dataobj.offset)
 
 
 def _slice(image: Any, index: tuple[int, ...]) -> Frame:

@@ -5,19 +5,24 @@ spilled onto a disk.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.findings import Finding, error
+from client.findings import Finding, error, warning
 from client.sources import table_cells
+from client.sources.line_files import MAX_UNPACKED_RATIO, unpacked_limit
 from client.sources.table_cells import FAULTS, Chunk, cleaned, header_findings, repeats
 
 if TYPE_CHECKING:
     import duckdb
 
 _VECTOR_ROWS = 2048  # DuckDB gives rows in vectors of so many
+_CELL_BYTES = 4  # at the least, of a cell as text; a cell that Parquet repeats costs it nothing
+# Types with as much text in a cell as one likes; those of lists and structures.
+_TEXT = re.compile(r"VARCHAR|BLOB|BIT|JSON|ENUM|GEOMETRY|VARIANT")
+_NESTED = re.compile(r".*\]$|STRUCT|MAP|UNION")
 
 
 def parquet_names(path: Path) -> tuple[list[str], list[Finding]]:
@@ -71,7 +76,12 @@ def _header(connection: "duckdb.DuckDBPyConnection", path: Path) -> tuple[list[s
 
 
 def parquet_chunks(path: Path, columns: Collection[str] | None) -> Iterator[Chunk]:
-    """The rows of a Parquet file in order, see `read_table_chunks`."""
+    """The rows of a Parquet file in order, see `read_table_chunks`.
+
+    Guarantees:
+        - A file that unpacks to more than `unpacked_limit` is one error, before a row is given.
+        - A cell of a list or structure counts as missing; such columns are counted in a warning.
+    """
     import duckdb
 
     where = path.name
@@ -81,18 +91,71 @@ def parquet_chunks(path: Path, columns: Collection[str] | None) -> Iterator[Chun
             yield None, findings
             return
         chosen = [name for name in names if columns is None or name.strip() in columns]
-        # Without a column of interest, one is read all the same: the rows are counted.
-        quoted = ['"' + name.replace('"', '""') + '"' for name in chosen or names[:1]]
-        cells = ", ".join(f"CAST({name} AS VARCHAR)" for name in quoted)
-        query = f"SELECT {cells} FROM read_parquet(?, hive_partitioning = false)"  # noqa: S608
         try:
+            # Without a column of interest, one is read all the same: the rows are counted.
+            types = _types(connection, path, chosen or names[:1])
+            if _unpacked_bytes(connection, path, types) > unpacked_limit(path.stat().st_size):
+                yield None, [_bomb(where)]
+                return
+            cells = ", ".join(
+                "NULL::VARCHAR" if _NESTED.match(kind) else f"CAST({name} AS VARCHAR)"
+                for name, kind in types.items()
+            )
+            query = f"SELECT {cells} FROM read_parquet(?, hive_partitioning = false)"  # noqa: S608
             connection.execute(query, [_pattern(path)])
             vectors = max(1, table_cells.CHUNK_ROWS // _VECTOR_ROWS)
+            findings = _nested_findings(types, where)
             while len(rows := connection.fetch_df_chunk(vectors)):
                 text = rows.iloc[:, : len(chosen)].astype("str")
-                yield cleaned(text).set_axis([name.strip() for name in chosen], axis=1), []
+                yield cleaned(text).set_axis([name.strip() for name in chosen], axis=1), findings
+                findings = []
         except (duckdb.Error, *FAULTS) as fault:
             yield None, [_parquet_fault(fault, where)]
+
+
+def _types(
+    connection: "duckdb.DuckDBPyConnection", path: Path, names: Collection[str]
+) -> dict[str, str]:
+    """The type of each of these columns, by its name in quotes."""
+    described = connection.execute(
+        "SELECT column_name, column_type FROM "
+        "(DESCRIBE SELECT * FROM read_parquet(?, hive_partitioning = false))",
+        [_pattern(path)],
+    ).fetchall()
+    return {'"' + name.replace('"', '""') + '"': kind for name, kind in described if name in names}
+
+
+def _unpacked_bytes(
+    connection: "duckdb.DuckDBPyConnection", path: Path, types: Mapping[str, str]
+) -> int:
+    """What the rows are as text, roughly: of numbers and times, the least that they may be.
+
+    A word that stands once in the file, and in every row, is not written out for this.
+    """
+    lengths = [
+        f"coalesce(sum(strlen({n}::VARCHAR)), 0)" for n, k in types.items() if _TEXT.match(k)
+    ]
+    total = " + ".join([f"count(*) * {_CELL_BYTES * len(types)}", *lengths])
+    query = f"SELECT {total} FROM read_parquet(?, hive_partitioning = false)"  # noqa: S608
+    (num_bytes,) = connection.execute(query, [_pattern(path)]).fetchall()[0]
+    return int(num_bytes)
+
+
+def _bomb(where: str) -> Finding:
+    return error(
+        where,
+        f"a Parquet file that unpacks to at most {MAX_UNPACKED_RATIO} times its size",
+        "one that goes on beyond",
+        "Export it again; if it is right as it is, as CSV: plain files may have any size.",
+    )
+
+
+def _nested_findings(types: Mapping[str, str], where: str) -> list[Finding]:
+    num_nested = sum(bool(_NESTED.match(kind)) for kind in types.values())
+    if not num_nested:
+        return []
+    found = f"{num_nested} columns of lists or structures"
+    return [warning(where, "one value in each cell", found, "They count as missing; flatten them.")]
 
 
 def _parquet_fault(fault: Exception, where: str) -> Finding:

@@ -21,12 +21,15 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.runtime import RuntimeHttpClient
 
+from common.flower_objects import check_arrays
+
 _NODE = Node(node_id=SUPERLINK_NODE_ID)
 # Of one reply. An honest one is a few objects, and Flower cuts arrays into pieces of 5 MiB.
 _MAX_OBJECTS = 1000
 # A connector gives one request 60 s. One that was killed in mid-upload sends another reply, which
 # the SuperLink does not take while it waits for the rest of the first.
 _LOST_AFTER_S = 75.0
+# The largest reply that is taken, where nobody says less.
 _MAX_BYTES = 2**29
 
 
@@ -53,15 +56,23 @@ class Replies:
         - What is given as the reply to a message says itself that it is.
         - A reply of absurd size, or of pieces that make no message, is an error of its site's, and
           costs the others neither memory nor time.
+        - Nothing is kept of a reply that nobody asks for any more.
+
+    Attributes:
+        most_bytes: of one reply, as it comes and as it is put together.
     """
 
     def __init__(self, run_id: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most_bytes = _MAX_BYTES
         self._run_id = run_id
         self._clock = clock
         self._announced: dict[str, _Announced] = {}
 
     def pull(self, client: RuntimeHttpClient, asked: Collection[str]) -> list[Message]:
         """The replies to the messages `asked` that are whole; an error for one that was lost."""
+        # Of one that was late, some pieces may be here: a hostile site sends all but the last.
+        for late in self._announced.keys() - set(asked):
+            self._end(client, late)
         # One that was announced is announced no more.
         unknown = [message_id for message_id in asked if message_id not in self._announced]
         if unknown:
@@ -95,9 +106,9 @@ class Replies:
                 return self._end(client, asked, ErrorCode.MESSAGE_UNAVAILABLE)
             reply.came_at = self._clock()
             reply.contents[object_id] = piece.object_content
-            if sum(map(len, reply.contents.values())) > _MAX_BYTES:
+            if sum(map(len, reply.contents.values())) > self.most_bytes:
                 return self._end(client, asked)
-        return self._end(client, asked, _message_of(reply, asked))
+        return self._end(client, asked, _message_of(reply, asked, most_bytes=self.most_bytes))
 
     def _end(
         self, client: RuntimeHttpClient, asked: str, ended: Message | int | None = None
@@ -129,13 +140,14 @@ class Replies:
         return make_message(metadata=metadata, error=Error(code=code, reason=""))
 
 
-def _message_of(reply: _Announced, asked: str) -> Message | None:
+def _message_of(reply: _Announced, asked: str, *, most_bytes: int) -> Message | None:
     """The message that the pieces make; None where they make none, or another than announced.
 
     A node announces a reply to one message, and its pieces may say that they answer another one,
     which is another node's.
     """
     try:
+        check_arrays(reply.contents, most_bytes=most_bytes)
         message = inflate_object_from_contents(reply.message_id, reply.contents)
     except Exception:  # noqa: BLE001  # Flower raises many classes for what a node has made up
         return None

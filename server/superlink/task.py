@@ -5,6 +5,7 @@ are repeated, what was lost on the way is asked for again, and hospitals are giv
 connect anew before anybody counts as absent.
 """
 
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus
 from flwr.common.serde import run_from_proto
 from flwr.proto.node_pb2 import NodeInfo
@@ -33,8 +34,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
+from common import wire
 from common.errors import MessageError, RunError, WardroundError
-from common.parcels import packed, unpacked
+from common.parcels import MASK_BYTES, is_packed, packed, unpacked
 from server.grid import Presence
 from server.superlink.http import Patient
 from server.superlink.replies import Replies
@@ -48,6 +50,8 @@ _RETURNING_S = 12.0
 # One that has lost a message is away for three.
 _AWAY_S = 8.0
 _MOST_PUSHES = 3
+# What an update of the model may be larger than the task that brought it: statistics, moments.
+_REPLY_ROOM_BYTES = 64 * 2**20
 _TASK_TYPE = "flwr-serverapp"
 _GONE = frozenset({httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN})
 
@@ -65,6 +69,8 @@ class SuperLinkGrid(HttpGrid):
         - A reply that was lost because the SuperLink died while handing it out is asked for again.
         - A message of which the SuperLink says that nobody will answer it is sent again for 8 s: a
           connector that has lost one on its way leaves for a moment, so that this is said.
+        - A site that knows the model before it is sent cannot keep it from the others, by naming
+          its pieces to the SuperLink first.
         - After an outage, a site counts as gone only once it has had the time to come back.
 
     Args:
@@ -86,6 +92,9 @@ class SuperLinkGrid(HttpGrid):
         self._replies = Replies(0)
         # When each message was first said to be lost.
         self._lost_at: dict[str, float] = {}
+        # Another one for each exchange, and who has got a message under it.
+        self._mask = secrets.token_bytes(MASK_BYTES)
+        self._served: set[int] = set()
         # Until when a message to a node that is offline waits for it to come back.
         self._returning: dict[str, float] = {}
 
@@ -106,7 +115,8 @@ class SuperLinkGrid(HttpGrid):
         """
         messages = list(messages)
         for message in messages:
-            message.content = packed(message.content)
+            message.content = self._packed(message)
+            self._replies.most_bytes = wire.num_bytes(message.content) + _REPLY_ROOM_BYTES
         for number in range(1, _MOST_PUSHES + 1):
             outages = self.patient.outages
             try:
@@ -145,6 +155,14 @@ class SuperLinkGrid(HttpGrid):
         self._client = _runtime(
             self._addr, RuntimeTokenHttpInterceptor(token=self._token), self.patient
         )
+
+    def _packed(self, message: Message) -> RecordDict:
+        """The content as a parcel; within one exchange, a model is named once and moved once."""
+        if not is_packed(message.content):
+            if message.metadata.dst_node_id in self._served:
+                self._mask, self._served = secrets.token_bytes(MASK_BYTES), set()
+            self._served.add(message.metadata.dst_node_id)
+        return packed(message.content, mask=self._mask)
 
     def _is_asked_again(self, reply: Message) -> bool:
         """Whether this is no reply, but what an outage has left of one."""

@@ -105,6 +105,7 @@ def test_what_ends_is_started_again_however_often(name: str) -> None:
     assert "\nStartLimitIntervalSec=0\n" in text
 
 
+@pytest.mark.threat("S1-3", "I-1")
 def test_the_site_process_has_no_network_and_its_data_are_read_only() -> None:
     site = unit("site")
     assert site["PrivateNetwork"] == ["yes"]
@@ -134,6 +135,7 @@ def test_both_meet_at_one_socket_by_a_group_that_both_are_in() -> None:
     assert (site["RuntimeDirectory"], site["RuntimeDirectoryMode"]) == (["wardround"], ["0710"])
 
 
+@pytest.mark.threat("N-2")
 @pytest.mark.parametrize("name", ["superlink", "run@"])
 def test_the_coordinators_server_is_reached_from_its_own_machine_alone(name: str) -> None:
     values = unit(name)
@@ -237,6 +239,7 @@ def test_the_connector_container_has_neither_data_nor_books_and_nobody_reaches_i
     assert connector["group_add"] == HOSPITAL["site"]["group_add"]
 
 
+@pytest.mark.threat("N-2")
 def test_only_the_proxys_port_leaves_the_coordinators_containers() -> None:
     superlink, proxy = COORDINATOR["superlink"], COORDINATOR["proxy"]
     assert proxy["network_mode"] == "service:superlink"

@@ -194,6 +194,7 @@ def test_an_array_names_its_pieces_by_number() -> None:  # client/node_objects.p
     assert json.loads(content[-size:])["arraychunk_ids"] == [0]
 
 
+@pytest.mark.threat("S1-3", "I-3")
 def test_only_these_classes_are_made_from_a_servers_objects() -> None:  # client/node_objects.py
     assert set(inflatable_utils.inflatable_class_registry) == {
         "ArrayChunk",

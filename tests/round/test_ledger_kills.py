@@ -154,6 +154,7 @@ KILLS = random.Random(4).sample(ORDERED, NUM_KILLS)
 HOSPITALS = [KILLS[start : start + 25] for start in range(0, NUM_KILLS, 25)]
 
 
+@pytest.mark.threat("S1-5")
 @pytest.mark.parametrize("kills", HOSPITALS, ids=lambda kills: f"{len(kills)}_kills")
 def test_after_every_kill_nothing_is_under_counted_and_the_round_goes_through(
     tmp_path: Path, kills: list[tuple[str, int]]

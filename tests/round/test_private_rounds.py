@@ -40,12 +40,14 @@ def kinds(run: Federation, site: str) -> list[str]:
     return [entry["kind"] for entry in entries(run, site)]
 
 
+@pytest.mark.threat("S0-2")
 def test_a_private_round_sends_an_update_and_no_statistic(finished: Federation) -> None:
     replies = [e for e in finished.events("reply") if e["kind"] == "train"]
     assert len(replies) == 15
     assert all(reply["metrics"] == {} for reply in replies)
 
 
+@pytest.mark.threat("S0-2", "C-2")
 def test_what_replies_say_of_patients_is_a_public_weight(finished: Federation) -> None:
     counts = {e["site"]: e["counts"] for e in finished.events("enrolled")}
     everything = {"patients": 1, "labs": 1, "lifestyle": 1, "event": 1}
@@ -136,6 +138,7 @@ def test_a_private_run_that_is_resumed_ends_in_the_same_model_and_costs_no_more(
         assert kinds(resumed, site).count("reserved") == 4
 
 
+@pytest.mark.threat("I-2")
 def test_a_site_whose_whole_state_was_set_back_takes_no_further_part(
     federate: Federate, private: Study, tmp_path: Path
 ) -> None:

@@ -171,6 +171,7 @@ ATTACKS: dict[str, tuple[Callable[[Site], Between], str]] = {
 }
 
 
+@pytest.mark.threat("C-3", "N-1")
 @pytest.mark.parametrize(("attack", "reason"), ATTACKS.values(), ids=ATTACKS)
 def test_whoever_is_in_between_can_make_a_site_absent_and_nothing_more(
     plain: Consortium,
@@ -189,12 +190,14 @@ def test_whoever_is_in_between_can_make_a_site_absent_and_nothing_more(
     assert taken[-1] == ["ada", "bea"]
 
 
+@pytest.mark.threat("C-3", "K-1")
 def test_a_node_of_no_site_in_the_roster_is_never_asked(private: Consortium) -> None:
     run = private.run("out", nodes={1: "ada", 2: "bea", 3: "dora"})
     assert set(absences(run)) == {("node 3", "not in the roster")}
     assert not (private.state_of("cy") / "audit.jsonl").exists()
 
 
+@pytest.mark.threat("C-3")
 def test_two_nodes_that_were_given_each_others_names_are_believed_in_nothing(
     plain: Consortium,
 ) -> None:
@@ -205,6 +208,7 @@ def test_two_nodes_that_were_given_each_others_names_are_believed_in_nothing(
     assert sorted(told) == [("bea", reason), ("cy", reason)]
 
 
+@pytest.mark.threat("K-1")
 def test_a_site_that_is_struck_off_during_a_run_is_asked_no_more(plain: Consortium) -> None:
     nodes = dict(ALL)
 
@@ -233,6 +237,7 @@ def test_a_node_that_becomes_known_during_a_run_takes_part_from_then_on(plain: C
     assert run.events("aggregated")[-1]["sites"] == ["ada", "bea", "cy"]
 
 
+@pytest.mark.threat("I-2")
 def test_a_ledger_that_was_set_back_between_two_runs_is_noticed_at_the_first_task(
     private: Consortium,
 ) -> None:

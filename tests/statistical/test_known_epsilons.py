@@ -37,6 +37,7 @@ def test_the_table_has_more_than_forty_rows_and_every_kind_of_hospital() -> None
     assert sum(row["batch"] >= row["n"] for row in TABLE_ROWS) >= 5
 
 
+@pytest.mark.threat("R-1")
 @pytest.mark.parametrize("row", TABLE_ROWS, ids=name_of)
 def test_no_accountant_is_below_the_bound_or_far_from_it(row: dict[str, Any]) -> None:
     below = row["optimistic"]

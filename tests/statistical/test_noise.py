@@ -79,12 +79,14 @@ def test_a_million_samples_have_the_standard_deviation_of_the_closed_form(millio
     assert abs((million**4).mean() - 3) < 0.05
 
 
+@pytest.mark.threat("S0-1", "R-1")
 def test_the_noise_is_normal_and_a_twentieth_less_or_more_is_not(million) -> None:
     assert is_standard_normal(million)
     assert not is_standard_normal(million / 0.95)
     assert not is_standard_normal(million / 1.05)
 
 
+@pytest.mark.threat("S0-1", "R-1")
 @pytest.mark.parametrize("factor", [0.95, 1.05, 2 / 3, 3 / 2])
 def test_a_step_with_another_noise_than_claimed_is_found(factor: float) -> None:
     study = study_with(300)

@@ -22,6 +22,7 @@ def test_the_real_code_passes(probe: Probe, tmp_path: Path) -> None:
     probe(tmp_path)
 
 
+@pytest.mark.threat("S0-1", "R-1")
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_broken_variant_is_noticed(
     mutant: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

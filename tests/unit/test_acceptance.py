@@ -222,6 +222,7 @@ def lived(new_site, tiny_study: Study) -> tuple[SiteConfig, Target]:
     return config, Target(purpose=Purpose.ACCEPTANCE, key=key, content=content, older=older)
 
 
+@pytest.mark.threat("I-2")
 @pytest.mark.parametrize("edit", [e for e in FOUND if e is not cut_in_a_line])
 def test_every_edit_of_the_record_stops_the_site(
     lived: tuple[SiteConfig, Target], edit: Edit

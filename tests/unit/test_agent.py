@@ -89,6 +89,7 @@ def test_a_site_says_who_it_is(folder: Path, study: Study) -> None:
     )
 
 
+@pytest.mark.threat("S1-4")
 @pytest.mark.parametrize("data", [b"", b"\xff" * 40, b"\x0a\x03abc"])
 def test_bytes_that_are_no_task_get_a_refusal_code(agent: Running, data: bytes) -> None:
     reply = reply_of(agent.site.answer(data, "train"))
@@ -118,6 +119,7 @@ def test_there_is_no_reflection(agent: Running) -> None:
     assert fault.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.threat("N-3", "S1-4")
 def test_a_message_above_the_limit_is_refused_and_the_next_is_answered(
     folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +151,7 @@ def test_the_health_service_tells_when_tasks_are_answered(
         assert not gone.is_serving()
 
 
+@pytest.mark.threat("N-3")
 def test_callers_wait_in_line_and_beyond_it_are_sent_away(
     folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +237,7 @@ def test_nothing_is_worked_for_a_caller_who_went_away(
     assert asked == ["first", "last"]
 
 
+@pytest.mark.threat("I-1")
 def test_no_text_of_a_fault_is_on_the_wire_or_in_the_log(
     folder: Path,
     study: Study,

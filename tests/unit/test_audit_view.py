@@ -182,6 +182,7 @@ def _refusal() -> Reply:
 # That it is what was written.
 
 
+@pytest.mark.threat("I-2")
 @pytest.mark.parametrize("edit", [*FOUND, cut_at_a_line], ids=lambda edit: edit.__name__)
 def test_every_edit_is_found(lived: tuple[Hospital, Target, Countersigned], edit: Edit) -> None:
     hospital, target, head = lived
@@ -217,6 +218,7 @@ def test_without_a_head_a_cut_end_is_not_found_and_the_view_says_so(
     assert "a cut end would not be seen" in text_of(view)
 
 
+@pytest.mark.threat("I-2")
 def test_the_sites_own_ledger_finds_a_cut_end(hospital: Hospital) -> None:
     older, _ = hospital.live(5)
     assert hospital.view().faults == ()
@@ -271,6 +273,7 @@ def test_a_log_of_many_lines_is_one_chain() -> None:
     assert found.lines[-1].link == last
 
 
+@pytest.mark.threat("I-1")
 def test_a_log_holds_digests_and_no_number_of_an_update(tmp_path: Path) -> None:
     study = study_of()
     task = task_of(study)

@@ -72,6 +72,7 @@ def test_the_last_two_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
     assert folder.load(HASH).round == 11
 
 
+@pytest.mark.threat("I-3")
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
 def test_any_flipped_bit_falls_back_to_the_checkpoint_before(tmp_path: Path, suffix: str) -> None:
     folder = _folder(tmp_path, 1, 2)
@@ -100,6 +101,7 @@ def test_a_cut_file_falls_back_to_the_checkpoint_before(
     assert _equal(folder.load(HASH), _checkpoint(1))
 
 
+@pytest.mark.threat("I-3")
 @pytest.mark.parametrize("content", [b"[]", b'"x"', b"7", b"null", b"{}", b"\xff", b"[" * 10_000])
 def test_a_header_that_is_something_else_falls_back(tmp_path: Path, content: bytes) -> None:
     folder = _folder(tmp_path, 1, 2)

@@ -54,6 +54,7 @@ def test_only_sites_of_the_roster_are_known() -> None:
     assert [SIGNED.site_of(n) for n in (1, 2, 3, 4)] == ["north", "south", None, None]
     assert not SIGNED.asks_strangers
     assert Unsigned().site_of(1) is None
+    assert Unsigned().signing_key_of("north") is None
     assert Unsigned().asks_strangers
 
 
@@ -127,6 +128,7 @@ FORGED: dict[str, tuple[Callable[[Reply], Reply], str]] = {
 }
 
 
+@pytest.mark.threat("C-3", "N-1")
 @pytest.mark.parametrize("status", [wire.OK, RefusalCode.STEP_LIMIT.value])
 @pytest.mark.parametrize(("forge", "reason"), FORGED.values(), ids=FORGED)
 def test_nothing_is_believed_that_the_site_has_not_signed_now(
@@ -146,6 +148,7 @@ def test_a_site_may_say_that_it_could_not_read_a_task() -> None:
     assert opened(unread) == (None, "rejected: not signed by the site")
 
 
+@pytest.mark.threat("C-3")
 def test_a_node_of_nobody_is_not_believed() -> None:
     signed = sign_reply(REFUSAL, NORTH)
     assert opened(signed, site=None) == (None, "rejected: not signed by the site")

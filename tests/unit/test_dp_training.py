@@ -591,6 +591,7 @@ numbers = st.one_of(
 )
 
 
+@pytest.mark.threat("S0-1", "S1-2", "R-1")
 @given(
     num_patients=st.integers(0, 12),
     seed=st.integers(0, 2**31),

@@ -88,6 +88,7 @@ def arrays(manifest: tuple[Block, ...], dtype: type = np.float32) -> Arrays:
     return Arrays(manifest=manifest, flat=np.ones(size, dtype=dtype))
 
 
+@pytest.mark.threat("S0-2", "I-1")
 @pytest.mark.parametrize(
     "out",
     [
@@ -134,6 +135,7 @@ def test_no_update_leaves_that_is_not_finite(declared, value: float) -> None:
     assert code_of(out, declared) == RefusalCode.UPDATE_NOT_FINITE
 
 
+@pytest.mark.threat("S0-2")
 @given(name=st.text(max_size=10), values=st.lists(st.floats(), max_size=3))
 def test_no_statistic_leaves_under_a_name_that_is_not_declared(
     tiny_study, name: str, values: list[float]
@@ -146,6 +148,7 @@ def test_no_statistic_leaves_under_a_name_that_is_not_declared(
 # A refusal carries a code and nothing else.
 
 
+@pytest.mark.threat("I-1")
 @given(kind=st.sampled_from(list(TaskKind)), code=st.sampled_from(list(RefusalCode)))
 def test_a_refusal_carries_a_code_and_nothing_else(
     tiny_study, kind: TaskKind, code: RefusalCode
@@ -160,6 +163,7 @@ def test_a_refusal_carries_a_code_and_nothing_else(
 # zeros; statistics over so few held-out patients do not leave.
 
 
+@pytest.mark.threat("S0-2")
 @pytest.mark.parametrize(("count", "leaves"), [(0, 0), (1, 0), (9, 0), (10, 10), (45, 45)])
 def test_a_small_count_leaves_as_zero_and_the_update_of_its_encoder_as_zeros(
     declared, count: int, leaves: int
@@ -211,6 +215,7 @@ def test_the_moments_of_a_feature_that_few_patients_have_leave_as_zeros(
     assert left.arrays.unpack()["labs.sum_squares"].tolist() == [2.0, 0.0]
 
 
+@pytest.mark.threat("S0-2")
 @pytest.mark.parametrize(("num_patients", "leaves"), [(1, False), (9, False), (10, True)])
 def test_statistics_over_a_few_held_out_patients_do_not_leave(
     declared, num_patients: int, leaves: bool
@@ -227,6 +232,7 @@ def test_statistics_without_their_number_of_patients_do_not_leave(declared) -> N
     assert release(reply(TaskKind.EVALUATE), policy, declared).metrics == {}
 
 
+@pytest.mark.threat("S0-2")
 def test_only_the_statistics_on_the_list_of_the_policy_leave(declared) -> None:
     policy = Policy(allow_without_privacy=True, metrics=("loss_sum", "num_patients"))
     metrics = sums(15) | {"seconds_evaluation": (0.1,)}
@@ -289,6 +295,7 @@ def test_an_allow_list_cannot_widen_what_is_declared(declared) -> None:
 # The L2 norm of an update is at most max_update_norm.
 
 
+@pytest.mark.threat("S0-1")
 @given(
     flat=st.lists(
         st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=8, max_size=8
@@ -341,6 +348,7 @@ def test_the_declaration_knows_every_statistic_of_an_evaluation(
     assert set(declared.metrics) - set(zero) == {"seconds_training", "seconds_evaluation"}
 
 
+@pytest.mark.threat("S0-2")
 @pytest.mark.parametrize(
     ("labs", "released"),
     # Of 45 patients with a smallest group of 10: 1 to 9 and 36 to 44 would tell of a small group.
@@ -376,6 +384,7 @@ def test_a_feature_that_few_lack_counts_all_who_have_its_granularity(
     assert deviation == pytest.approx(0.1, abs=0.1 / 64)
 
 
+@pytest.mark.threat("S0-2")
 @given(
     values=st.lists(st.integers(0, 100), min_size=36, max_size=44),
     num_lacking=st.integers(1, 9),

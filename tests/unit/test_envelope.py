@@ -113,6 +113,7 @@ def cases(others: dict[str, list[Any]]) -> list[Any]:
     ]
 
 
+@pytest.mark.threat("C-3")
 @pytest.mark.parametrize(("name", "value"), cases(OTHER_TASKS))
 def test_another_value_of_any_field_breaks_the_signature_of_a_task(name: str, value: Any) -> None:
     signed = sign_task(TASK, COORDINATOR)
@@ -120,6 +121,7 @@ def test_another_value_of_any_field_breaks_the_signature_of_a_task(name: str, va
     assert not is_task_signed(replace(signed, **{name: value}), COORDINATOR.public_key)
 
 
+@pytest.mark.threat("C-3")
 @pytest.mark.parametrize(("name", "value"), cases(OTHER_REPLIES))
 def test_another_value_of_any_field_breaks_the_signature_of_a_reply(name: str, value: Any) -> None:
     signed = sign_reply(REPLY, SITE)
@@ -139,6 +141,7 @@ def test_another_schema_breaks_the_signature(monkeypatch: pytest.MonkeyPatch) ->
     assert not is_reply_signed(reply, SITE.public_key)
 
 
+@pytest.mark.threat("C-3", "N-1")
 @given(st.integers(0, 8 * ARRAYS.flat.nbytes - 1))
 def test_one_bit_of_the_arrays_breaks_both_signatures(bit: int) -> None:
     data = bytearray(ARRAYS.flat.tobytes())
@@ -200,6 +203,7 @@ def test_another_key_does_not_hold(key: str) -> None:
     assert not is_reply_signed(sign_reply(REPLY, COORDINATOR), key)
 
 
+@pytest.mark.threat("C-3")
 def test_a_signature_of_a_task_is_none_for_a_reply() -> None:
     payload, key = {"site": "north"}, COORDINATOR
     signature = key.sign(payload, purpose=Purpose.TASK)

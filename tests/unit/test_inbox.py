@@ -17,7 +17,7 @@ from common.normalisation import moments_manifest
 from common.privacy.mechanisms import NoiseSource
 from common.wire import Reply, Task, TaskKind
 from server.correspondence import Unsigned
-from server.inbox import Expected, open_reply
+from server.inbox import Expected, claimed_site, open_reply
 from tests.unit.builders import (
     HASH,
     MORE_OUTCOMES,
@@ -220,6 +220,10 @@ BAD_UPDATES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
         _with_metric("event.num_patients", 31.0),
         "statistics that disagree with one another",
     ),
+    "statistics of more patients than a site may have": (
+        _with(metrics={name: tuple(1e6 * v for v in of) for name, of in METRICS.items()}),
+        "an absurd number of patients",
+    ),
     "statistics without their number of patients": (
         _with(metrics={"event.confusion": METRICS["event.confusion"]}),
         "statistics that disagree with one another",
@@ -227,6 +231,7 @@ BAD_UPDATES: dict[str, tuple[Callable[[Reply], Reply], str]] = {
 }
 
 
+@pytest.mark.threat("C-1", "C-2", "C-3")
 @pytest.mark.parametrize("bad", BAD_UPDATES.values(), ids=BAD_UPDATES.keys())
 def test_a_bad_update_is_dropped_with_its_reason(bad: tuple[Callable[[Reply], Reply], str]) -> None:
     spoil, reason = bad
@@ -272,6 +277,7 @@ BAD_EVALUATIONS: dict[str, tuple[Callable[[Reply], Reply], str]] = {
 }
 
 
+@pytest.mark.threat("C-1")
 @pytest.mark.parametrize("bad", BAD_EVALUATIONS.values(), ids=BAD_EVALUATIONS.keys())
 def test_a_bad_evaluation_is_dropped_with_its_reason(
     bad: tuple[Callable[[Reply], Reply], str],
@@ -295,6 +301,7 @@ BAD_ENROLMENTS: dict[str, tuple[Callable[[Reply], Reply], str]] = {
 }
 
 
+@pytest.mark.threat("C-1", "C-2")
 @pytest.mark.parametrize("bad", BAD_ENROLMENTS.values(), ids=BAD_ENROLMENTS.keys())
 def test_a_bad_enrolment_is_dropped_with_its_reason(
     bad: tuple[Callable[[Reply], Reply], str],
@@ -304,6 +311,7 @@ def test_a_bad_enrolment_is_dropped_with_its_reason(
     assert _open(reply, TaskKind.ENROL) == (None, f"rejected: {reason}")
 
 
+@pytest.mark.threat("C-3")
 @pytest.mark.parametrize("site", ["a|b", "north\n", "../north"])
 def test_a_name_that_could_break_a_table_a_log_or_a_path_is_not_even_read(site: str) -> None:
     reply = replace(_honest(TaskKind.ENROL), site=site)
@@ -512,6 +520,7 @@ BAD_PRIVATE: dict[str, tuple[TaskKind, Callable[[Reply], Reply], str]] = {
 }
 
 
+@pytest.mark.threat("C-1", "C-2", "S0-2")
 @pytest.mark.parametrize("bad", BAD_PRIVATE.values(), ids=BAD_PRIVATE.keys())
 def test_a_bad_private_reply_is_dropped_with_its_reason(
     bad: tuple[TaskKind, Callable[[Reply], Reply], str],
@@ -533,3 +542,17 @@ def test_noised_statistics_pass_in_private_studies_alone() -> None:
         None,
         "rejected: statistics that are not declared",
     )
+
+
+@pytest.mark.parametrize(("name", "claimed"), [("north", "north"), ("-", None), ("", None)])
+def test_a_site_that_refuses_says_who_it_is_by_a_well_formed_name(
+    name: str, claimed: str | None
+) -> None:
+    reply = replace(_honest(TaskKind.ENROL), site=name, status="internal_error")
+    message = Message(wire.reply_to_records(reply), reply_to=instruction(1))
+    assert claimed_site(message) == claimed
+
+
+def test_a_message_that_is_no_reply_claims_no_name() -> None:
+    assert claimed_site(Message(RecordDict(), reply_to=instruction(1))) is None
+    assert claimed_site(Message(Error(0, "x"), reply_to=instruction(1))) is None

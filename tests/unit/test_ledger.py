@@ -98,6 +98,7 @@ def test_nothing_can_be_sent_without_a_seal(state: Path, key: SigningKey) -> Non
         ledger.sent(request_of(1))
 
 
+@pytest.mark.threat("S1-5")
 def test_a_repeated_request_gets_the_same_bytes_and_costs_nothing(
     state: Path, key: SigningKey
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_repeated_request_gets_the_same_bytes_and_costs_nothing(
             reserve(ledger, request_of(1))
 
 
+@pytest.mark.threat("S1-5")
 @pytest.mark.parametrize(
     "changed", [{"arrays_digest": "00" * 32}, {"study_hash": "00" * 32}, {"study": "another"}]
 )
@@ -210,6 +212,7 @@ def test_charges_of_every_kind_come_back_as_they_were(state: Path, key: SigningK
         assert ledger.charges() == charges
 
 
+@pytest.mark.threat("I-1")
 def test_the_ledger_holds_nothing_but_names_numbers_and_digests(
     state: Path, key: SigningKey
 ) -> None:

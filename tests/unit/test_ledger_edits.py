@@ -246,6 +246,7 @@ def _site_goes_on(books: Books) -> bool:
     return True
 
 
+@pytest.mark.threat("I-2")
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__.strip("_"))
 def test_every_edit_is_found_and_stops_the_site(books: Books, edit: Edit) -> None:
     source = random.Random(edit.__name__)

@@ -207,6 +207,7 @@ def test_an_older_copy_beside_newer_sealed_answers_does_not_open(
         open_ledger(state, key)
 
 
+@pytest.mark.threat("I-2")
 def test_an_older_copy_refuses_the_head_that_both_sides_signed(
     state: Path, key: SigningKey
 ) -> None:
@@ -226,6 +227,7 @@ def test_an_older_copy_refuses_the_head_that_both_sides_signed(
             reserve(ledger, request_of(3))
 
 
+@pytest.mark.threat("I-2")
 def test_a_new_ledger_refuses_the_head_of_a_deleted_one(state: Path, key: SigningKey) -> None:
     with open_ledger(state, key, clock=ticking()) as ledger:
         reserve(ledger, request_of(1))

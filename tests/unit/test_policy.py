@@ -22,6 +22,7 @@ def code_of(policy: Policy, study: Study, *, num_patients: int = 45, round_numbe
     return "ok"
 
 
+@pytest.mark.threat("S1-1")
 def test_a_policy_without_a_decision_about_privacy_is_no_policy() -> None:
     with pytest.raises(ValidationError, match="allow_without_privacy"):
         Policy.model_validate({})
@@ -33,6 +34,7 @@ def test_only_true_or_false_is_a_decision_about_privacy(decision: object) -> Non
         Policy.model_validate({"allow_without_privacy": decision})
 
 
+@pytest.mark.threat("S1-1")
 def test_the_mode_none_is_refused_where_privacy_is_required(tiny_study: Study) -> None:
     policy = Policy(allow_without_privacy=False, min_patients=1)
     assert code_of(policy, tiny_study) == RefusalCode.PRIVACY_REQUIRED
@@ -46,6 +48,7 @@ def test_the_smallest_site_that_takes_part_has_min_patients(
     assert code_of(policy, tiny_study, num_patients=num_patients) == code
 
 
+@pytest.mark.threat("S1-5")
 @pytest.mark.parametrize(("round_number", "code"), [(7, "ok"), (8, "round_limit")])
 def test_max_rounds_is_the_last_round_that_is_answered(
     tiny_study: Study, round_number: int, code: str
@@ -55,6 +58,7 @@ def test_max_rounds_is_the_last_round_that_is_answered(
 
 
 # 45 patients in batches of 16 are 3 steps an epoch.
+@pytest.mark.threat("S1-1")
 @pytest.mark.parametrize(("epochs", "code"), [(3, "ok"), (4, "step_limit")])
 def test_more_local_steps_than_allowed_are_refused(
     tiny_study: Study, epochs: int, code: str
@@ -112,6 +116,7 @@ def test_a_limit_that_limits_nothing_is_no_policy(limits: dict[str, object]) -> 
 limits = st.tuples(st.booleans(), *[st.integers(1, 60)] * 3)
 
 
+@pytest.mark.threat("S1-1")
 @settings(max_examples=200, deadline=None)
 @given(limits, limits, st.integers(0, 60), st.integers(0, 60))
 def test_a_stricter_policy_allows_nothing_that_a_laxer_one_refuses(
@@ -157,3 +162,22 @@ def test_a_person_is_told_of_a_list_of_metrics_that_sends_less_than_it_says(
     assert check.is_usable
     assert [f.found for f in check.findings] == found
     assert all(f.where == "site.toml, policy.metrics" for f in check.findings)
+
+
+@pytest.mark.parametrize(
+    ("decided", "code"),
+    [
+        ({}, "ok"),
+        ({"delta_budget": 2e-4}, "ok"),
+        ({"delta_budget": 0.99e-4}, "privacy_too_weak"),
+        ({"epsilon_budget": None}, "privacy_too_weak"),
+        ({"cohort_size": None}, "privacy_too_weak"),
+    ],
+    ids=str,
+)
+def test_a_private_study_trains_where_its_budget_is_decided_and_its_delta_within(
+    private: Study, decided: dict[str, float | None], code: str
+) -> None:
+    floor = {"epsilon_budget": 10.0, "delta_budget": 1e-4, "cohort_size": 45, "min_patients": 20}
+    policy = Policy(allow_without_privacy=False, **(floor | decided))
+    assert code_of(policy, private) == code

@@ -33,6 +33,7 @@ def charged_runs(site: Site) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.threat("S1-5", "S0-2")
 def test_exact_values_are_charged_under_the_id_of_a_private_run_too(
     open_real,
     private: Study,
@@ -65,6 +66,7 @@ def test_a_receipt_without_a_finite_epsilon_is_none() -> None:
             Receipt(**signed, epsilon=epsilon, delta=1e-4)
 
 
+@pytest.mark.threat("S1-4")
 def test_an_empty_run_id_is_refused_before_it_is_paid_for(
     open_real,
     private: Study,
@@ -75,6 +77,7 @@ def test_an_empty_run_id_is_refused_before_it_is_paid_for(
     assert set(kinds(site)) == {"opened", "refused"}
 
 
+@pytest.mark.threat("S1-5")
 def test_every_task_has_noise_of_a_key_of_its_own(
     open_real, private: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +103,7 @@ class _Listening:
         self.states.append(torch.get_rng_state().numpy()[24 : 24 + 8 * 624].view("<u8").copy())
 
 
+@pytest.mark.threat("S0-1")
 def test_dropout_of_private_training_is_not_drawn_from_a_seed_that_can_be_tried_out() -> None:
     study = sgd_study()
     model, ear = PatientModel(study), _Listening()
@@ -158,6 +162,7 @@ def test_another_table_of_patients_among_the_same_files_makes_other_data(
     assert len(splits) == 2  # those who were trained on are evaluated now: both costs add up
 
 
+@pytest.mark.threat("S1-1")
 @pytest.mark.parametrize("clip", [0.0, 1e-13, 1e-7, 1e7, 1e300])
 def test_a_clip_that_training_cannot_keep_exactly_is_no_study(private: Study, clip: float) -> None:
     table = private.model_dump(mode="json", exclude_none=True)

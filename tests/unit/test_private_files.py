@@ -48,6 +48,7 @@ def test_a_file_and_its_name_are_on_disk_before_it_is_used(
     assert synced == [(False, False), (True, True)]
 
 
+@pytest.mark.threat("K-1")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o601, 0o666])
 def test_a_file_that_others_may_use_is_not_read(tmp_path: Path, mode: int) -> None:
     create_private(tmp_path / "a.key", b"CANARY", ProvisionError)

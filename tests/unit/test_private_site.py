@@ -43,6 +43,7 @@ def test_a_private_update_is_charged_sealed_and_signed(open_real, private: Study
     assert reply.receipt.seq == 2  # the seal, not yet that it was sent
 
 
+@pytest.mark.threat("S1-5")
 def test_the_same_task_again_gets_the_sealed_update_and_costs_nothing(
     open_real, private: Study
 ) -> None:
@@ -53,6 +54,7 @@ def test_the_same_task_again_gets_the_sealed_update_and_costs_nothing(
     assert kinds(site).count("reserved") == 1
 
 
+@pytest.mark.threat("S1-5")
 def test_a_round_is_answered_for_one_model_alone(open_real, private: Study) -> None:
     site = open_real(private)
     answer(site, private)
@@ -61,6 +63,7 @@ def test_a_round_is_answered_for_one_model_alone(open_real, private: Study) -> N
     assert kinds(site)[-1] == "refused"
 
 
+@pytest.mark.threat("S0-1")
 def test_no_seed_of_the_study_or_of_torch_repeats_the_noise_of_a_real_site(
     open_real, private: Study
 ) -> None:
@@ -73,6 +76,7 @@ def test_no_seed_of_the_study_or_of_torch_repeats_the_noise_of_a_real_site(
     assert not np.array_equal(*updates)
 
 
+@pytest.mark.threat("S1-5", "S0-2")
 def test_a_private_evaluation_is_done_once(open_real, private: Study) -> None:
     site = open_real(private)
     first = answer(site, private, TaskKind.EVALUATE, round=3)
@@ -110,6 +114,7 @@ def test_a_site_where_nobody_has_decided_on_a_budget_refuses(
     assert (reply.status, reply.counts) == ("privacy_too_weak", {})
 
 
+@pytest.mark.threat("S1-1")
 def test_a_larger_delta_than_the_policys_is_refused(open_real, tiny_study: Study) -> None:
     public = override(tiny_study, normalisation__method="public_range")
     lax = with_patient_privacy(public, epsilon=EPSILON, delta=1e-3)
@@ -122,6 +127,7 @@ def test_a_site_does_not_enrol_where_the_whole_run_has_no_room(open_real, privat
     assert kinds(site) == ["opened", "refused"]
 
 
+@pytest.mark.threat("S1-5")
 def test_all_runs_on_a_data_set_spend_one_budget(open_real, private: Study) -> None:
     site = open_real(private, epsilon_budget=EPSILON * 1.2)
     statuses = []
@@ -135,6 +141,7 @@ def test_all_runs_on_a_data_set_spend_one_budget(open_real, private: Study) -> N
     assert view.spent <= EPSILON * 1.2
 
 
+@pytest.mark.threat("S1-1")
 def test_a_stricter_policy_adds_noise_instead_of_refusing(open_real, private: Study) -> None:
     site = open_real(private, epsilon_per_run=1.0)
     assert answer(site, private, TaskKind.ENROL).status == "ok"
@@ -162,6 +169,7 @@ def test_what_costs_nothing_leaves_no_trace_in_the_ledger(open_real, private: St
     assert kinds(site) == ["opened"]
 
 
+@pytest.mark.threat("S1-5")
 def test_whoever_asks_for_what_is_refused_does_not_fill_the_disk(open_real, private: Study) -> None:
     site = open_real(private)
     for _ in range(20):
@@ -247,6 +255,7 @@ def test_one_more_patient_changes_no_row_of_the_others(
                 np.testing.assert_array_equal(getattr(after, parts)[name][key][: len(value)], value)
 
 
+@pytest.mark.threat("S0-2")
 def test_what_enrolment_says_does_not_depend_on_who_is_there(
     open_real, new_site, patients, private: Study
 ) -> None:
@@ -278,6 +287,7 @@ def _hostile() -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(lambda a, b: {**a, **b}, noise, others)
 
 
+@pytest.mark.threat("S1-1", "S0-1")
 @settings(max_examples=500 if settings.default.max_examples > 500 else 25)
 @given(
     privacy=_hostile(),

@@ -92,6 +92,7 @@ def test_the_server_is_accepted_by_the_authority_that_hospitals_are_sent(
     assert _greeting(good, ca=sent, host=host, strict=strict).endswith(b"hello")
 
 
+@pytest.mark.threat("N-1")
 def test_the_server_is_refused_by_another_authority_of_the_same_name(
     good: Path, tmp_path: Path
 ) -> None:
@@ -100,12 +101,14 @@ def test_the_server_is_refused_by_another_authority_of_the_same_name(
         _greeting(good, ca=other / "ca.pem", host="fl.example.org")
 
 
+@pytest.mark.threat("N-1")
 @pytest.mark.parametrize("host", ["example.org", "a.fl.example.org", "evil.org", "127.0.0.2"])
 def test_the_server_is_refused_under_another_name(good: Path, host: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match=r"is not valid for|mismatch"):
         _greeting(good, ca=good / "ca.pem", host=host)
 
 
+@pytest.mark.threat("N-1")
 @pytest.mark.parametrize("age", [366, 3700], ids=["server", "server and authority"])
 def test_the_server_is_refused_once_its_certificate_has_ended(tmp_path: Path, age: int) -> None:
     out = _provisioned(tmp_path / "old", now=datetime.now(UTC) - timedelta(days=age))
@@ -113,6 +116,7 @@ def test_the_server_is_refused_once_its_certificate_has_ended(tmp_path: Path, ag
         _greeting(out, ca=out / "ca.pem", host="fl.example.org")
 
 
+@pytest.mark.threat("N-1")
 def test_the_server_is_refused_before_its_certificate_begins(tmp_path: Path) -> None:
     out = _provisioned(tmp_path / "early", now=datetime.now(UTC) + timedelta(hours=3))
     with pytest.raises(ssl.SSLCertVerificationError, match="not yet valid"):
@@ -139,6 +143,7 @@ def test_a_hospital_with_the_authoritys_former_certificate_accepts_the_renewed_s
         assert _greeting(case.out, ca=ca, host="localhost").endswith(b"hello")
 
 
+@pytest.mark.threat("N-1")
 def test_the_server_does_not_speak_without_tls(good: Path) -> None:
     with tls_server(good) as port, socket.create_connection(("127.0.0.1", port)) as raw:
         raw.settimeout(TIMEOUT_S)
@@ -150,6 +155,7 @@ def test_the_server_does_not_speak_without_tls(good: Path) -> None:
     assert b"hello" not in answer
 
 
+@pytest.mark.threat("N-1")
 def test_flowers_own_client_accepts_the_server_and_refuses_another_authority(
     good: Path, tmp_path: Path
 ) -> None:
@@ -192,6 +198,7 @@ def test_the_certificate_is_for_the_hosts_and_the_machine_itself_alone(tmp_path:
     assert hosts_of(server) == own | {"fl.example.org", "192.0.2.7", "2001:db8::1"}
 
 
+@pytest.mark.threat("N-1")
 def test_the_servers_certificate_can_sign_no_other(good: Path) -> None:
     server = x509.load_pem_x509_certificate((good / "server.pem").read_bytes())
     ca = x509.load_pem_x509_certificate((good / "ca.pem").read_bytes())

@@ -148,6 +148,7 @@ def test_a_run_is_told_from_its_journal() -> None:
         "resumed_at_rounds": [],
         "transferred": [],
         "absent": [{"round": 1, "site": "south", "reason": "late"}],
+        "long_updates": [],
         "privacy": {"mode": "none"},
     }
     assert {key: results[key] for key in expected} == expected

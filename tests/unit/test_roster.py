@@ -55,6 +55,7 @@ def test_an_accepted_roster_is_on_disk(tmp_path: Path) -> None:
     assert accepted.site("beta") == BETA
 
 
+@pytest.mark.threat("K-1")
 def test_a_later_roster_is_accepted_and_an_older_one_refused(tmp_path: Path) -> None:
     accept_roster(tmp_path, roster(3), KEY.public_key)
     accept_roster(tmp_path, roster(9, sites=(BETA,)), KEY.public_key)
@@ -124,6 +125,7 @@ def test_a_roster_that_the_disk_did_not_take_is_not_accepted(
     assert seen.serial == 3
 
 
+@pytest.mark.threat("C-3")
 @pytest.mark.parametrize("position", range(0, 2000, 61))
 def test_a_changed_byte_is_seen(position: int) -> None:
     good = roster()
@@ -240,6 +242,7 @@ def test_a_hospital_joins_by_the_fingerprint_that_it_heard(hospital: Hospital) -
     assert (hospital.state_dir / "ca.pem").read_bytes() == sent
 
 
+@pytest.mark.threat("N-1")
 @pytest.mark.parametrize("heard", [None, "", "ba78 16bf", fingerprint(b"another")])
 def test_the_first_roster_is_refused_without_the_right_fingerprint(
     hospital: Hospital, heard: str | None

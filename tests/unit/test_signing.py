@@ -83,6 +83,7 @@ def test_keys_and_signatures_are_those_of_the_standard() -> None:
     assert key.sign({"seq": 1, "digest": "ab"}, purpose=HEAD) == expected
 
 
+@pytest.mark.threat("C-3")
 @pytest.mark.parametrize("other", [p for p in Purpose if p is not HEAD])
 def test_a_signature_for_one_purpose_is_none_for_another(other: Purpose) -> None:
     key = SigningKey.generate()
@@ -270,6 +271,7 @@ def test_a_receipt_of_someone_else_is_not_countersigned() -> None:
             countersign(receipt, other, site_key=site.public_key)
 
 
+@pytest.mark.threat("I-2")
 @pytest.mark.parametrize(("seq", "digest"), [(2, "ab" * 32), (3, "cd" * 32)])
 def test_a_receipt_behind_the_last_countersigned_one_is_not_countersigned(
     seq: int, digest: str

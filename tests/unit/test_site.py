@@ -222,6 +222,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.threat("S1-1", "S1-2", "S1-3", "S1-4")
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("kind", [TaskKind.TRAIN, TaskKind.EVALUATE])
 def test_a_task_that_is_not_accepted_is_refused_by_its_code_before_any_work(
@@ -242,6 +243,7 @@ def test_a_task_that_is_not_accepted_is_refused_by_its_code_before_any_work(
     assert (reply.arrays, reply.counts, reply.metrics) == (None, {}, {})
 
 
+@pytest.mark.threat("S0-1", "S1-1")
 def test_a_private_policy_refuses_a_study_without_a_privacy_plan(
     open_site, new_site, tiny_study
 ) -> None:
@@ -252,6 +254,7 @@ def test_a_private_policy_refuses_a_study_without_a_privacy_plan(
         assert (reply.arrays, reply.counts, reply.metrics) == (None, {}, {})
 
 
+@pytest.mark.threat("S1-1")
 def test_more_steps_than_the_policy_allows_are_refused(open_site, new_site, tiny_study) -> None:
     site = open_site(new_site(policy={"max_local_steps": 2}))
     assert site.answer(task_of(tiny_study)).status == RefusalCode.STEP_LIMIT
@@ -289,6 +292,7 @@ def any_arrays(draw, study: Study) -> Arrays | None:
     return Arrays(manifest=(Block(name=draw(texts), shape=(flat.size,)),), flat=flat)
 
 
+@pytest.mark.threat("S1-4")
 @given(data=st.data())
 def test_answer_never_raises_and_is_always_a_reply_that_can_be_sent(
     standing_site, tiny_study, data: st.DataObject
@@ -315,6 +319,7 @@ def test_answer_never_raises_and_is_always_a_reply_that_can_be_sent(
 # What goes wrong inside says nothing outside.
 
 
+@pytest.mark.threat("I-1")
 @pytest.mark.parametrize(
     "function",
     [
@@ -385,6 +390,7 @@ def test_a_fault_in_one_task_does_not_change_the_answer_to_the_next(
     assert content_of(site.answer(task_of(tiny_study))) == expected
 
 
+@pytest.mark.threat("C-1")
 def test_an_update_that_is_not_finite_does_not_leave(open_site, site_dir, tiny_study) -> None:
     # A learning rate of 10^38 overflows in one step.
     study = override(tiny_study, training__learning_rate=1e38)
@@ -425,6 +431,7 @@ def test_every_answer_has_its_line_before_it_is_returned(
         assert (lines[-1]["sha256"] is None) == (reply.arrays is None)
 
 
+@pytest.mark.threat("I-2")
 @pytest.mark.parametrize("kind", list(TaskKind))
 def test_nothing_leaves_if_the_audit_log_cannot_be_written(
     open_site, site_dir, tiny_study, tmp_path: Path, kind: TaskKind
@@ -466,6 +473,7 @@ def test_the_audit_log_holds_the_digest_and_norm_of_what_left(
 # Opening.
 
 
+@pytest.mark.threat("S1-1")
 def test_a_real_site_answers_for_the_studies_that_it_has_accepted_and_no_other(
     new_site, tiny_study
 ) -> None:
@@ -482,6 +490,7 @@ def test_a_real_site_answers_for_the_studies_that_it_has_accepted_and_no_other(
     assert [line["status"] for line in lines] == ["ok", "study_not_accepted"]
 
 
+@pytest.mark.threat("S1-1")
 def test_an_accepted_study_that_was_changed_afterwards_stops_the_site(new_site, tiny_study) -> None:
     folder = new_site(policy={"accepted_studies": [tiny_study.hash]})
     studies = folder.parent / "state" / "alpha" / "studies"

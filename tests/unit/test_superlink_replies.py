@@ -2,8 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_to_proto
@@ -119,16 +120,59 @@ def test_pieces_that_make_no_message_are_an_error(reply: Message) -> None:
     assert error.error.code == ErrorCode.UNKNOWN
 
 
-def test_a_reply_of_absurd_size_is_not_pulled_to_its_end(
-    reply: Message, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.superlink.replies._MAX_BYTES", 10)
+def test_a_reply_of_absurd_size_is_not_pulled_to_its_end(reply: Message) -> None:
     runtime, replies = Runtime(reply), Replies(1)
+    replies.most_bytes = 10
     runtime.arrived = set(runtime.pieces)
     (error,) = replies.pull(runtime, ["asked"])  # type: ignore[arg-type]
     assert error.error.code == ErrorCode.UNKNOWN
     assert len(runtime.pulled) < len(runtime.pieces)
     assert runtime.confirmed == [reply.object_id]
+
+
+def test_an_array_that_repeats_its_pieces_is_not_put_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each piece is sent once, so what comes is within the limit; put together, it is not."""
+    monkeypatch.setattr("server.superlink.replies._MAX_BYTES", 100_000)
+    array = Array(np.zeros(2_000, dtype=np.float32))
+    content = RecordDict({"arrays": ArrayRecord({"flat": array})})
+    message = Message(content, reply_to=instruction(5, message_id="asked"))
+    message.metadata.__dict__["_message_id"] = message.object_id
+    honest, hostile = Runtime(message), Runtime(message)
+    repeat_pieces(hostile, array, times=1_000)
+    for runtime in (honest, hostile):
+        runtime.arrived = set(runtime.pieces)
+    (came,) = Replies(1).pull(honest, ["asked"])  # type: ignore[arg-type]
+    assert came.content == content
+    (error,) = Replies(1).pull(hostile, ["asked"])  # type: ignore[arg-type]
+    assert sum(map(len, hostile.pieces.values())) < 100_000
+    assert error.error.code == ErrorCode.UNKNOWN
+
+
+def repeat_pieces(runtime: Runtime, array: Array, *, times: int) -> None:
+    """Lets the array among the pieces name its one piece many times."""
+    told = array.deflate()
+    head, _, body = told.partition(b"\0")
+    more = body.replace(
+        b'"arraychunk_ids": [0]', b'"arraychunk_ids": %s' % str([0] * times).encode()
+    )
+    kind, children, _ = head.split(b" ")
+    runtime.pieces[array.object_id] = b"%s %s %d\0%s" % (kind, children, len(more), more)
+
+
+def test_nothing_is_kept_of_a_reply_that_was_late(reply: Message) -> None:
+    """Or a site that sends all of its replies but the last piece would fill the memory."""
+    other = Message(RecordDict({}), reply_to=instruction(6, message_id="next"))
+    other.metadata.__dict__["_message_id"] = other.object_id
+    runtime, replies = Runtime(reply, other), Replies(1)
+    first = next(iterate_object_tree(get_object_tree(reply))).object_id
+    runtime.arrived = {first}
+    assert replies.pull(runtime, ["asked"]) == []  # type: ignore[arg-type]
+    assert runtime.pulled == [first]
+    assert replies.pull(runtime, ["next"]) == []  # type: ignore[arg-type]
+    assert runtime.confirmed == [reply.object_id]
+    assert list(replies._announced) == ["next"]
 
 
 def test_a_reply_of_very_many_pieces_is_not_pulled_at_all(

@@ -65,6 +65,7 @@ FORGED: dict[str, Callable[[Task], Task]] = {
 }
 
 
+@pytest.mark.threat("C-3", "S1-1")
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
 def test_a_task_that_the_coordinator_has_not_signed_is_refused_before_any_work(
     open_real, private: Study, forge: Callable[[Task], Task]
@@ -77,6 +78,7 @@ def test_a_task_that_the_coordinator_has_not_signed_is_refused_before_any_work(
     assert kinds(site) == ["opened"]
 
 
+@pytest.mark.threat("C-3")
 @pytest.mark.parametrize("name", ["beta", "", "Alpha"])
 def test_a_task_for_another_site_is_refused(open_real, private: Study, name: str) -> None:
     site = open_real(private)
@@ -97,6 +99,7 @@ def test_a_site_says_its_own_name_whatever_a_task_says(open_real, private: Study
     assert open_real(private).answer(signed(task_of(private), "beta")).site == "alpha"
 
 
+@pytest.mark.threat("N-1", "S1-5")
 def test_a_task_from_before_the_newest_one_is_refused(open_real, tiny_study: Study) -> None:
     site = open_real(tiny_study, min_patients=20)
     first, second = (signed(task_of(tiny_study, round=r, nonce=f"n{r}")) for r in (0, 1))
@@ -112,6 +115,7 @@ def test_the_newest_task_again_gets_the_same_answer(open_real, tiny_study: Study
     assert (again.arrays, again.counts) == (first.arrays, first.counts)
 
 
+@pytest.mark.threat("S1-5")
 def test_a_private_task_again_gets_the_sealed_answer_and_costs_nothing(
     open_real, private: Study
 ) -> None:
@@ -205,6 +209,7 @@ def test_an_answer_that_could_not_be_logged_is_a_signed_refusal(
     assert is_reply_signed(reply, public_key_of(site))
 
 
+@pytest.mark.threat("I-1")
 def test_a_refused_forgery_names_no_text_of_the_forger_in_the_log(
     open_real, private: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,6 +243,7 @@ def test_a_hospital_that_has_joined_no_consortium_does_not_start(new_site) -> No
     assert not load_site_config(folder).state_dir.exists()
 
 
+@pytest.mark.threat("K-1")
 def test_a_hospital_that_the_roster_knows_by_another_key_does_not_start(new_site) -> None:
     folder = new_site()
     join(folder)
@@ -313,6 +319,7 @@ def test_a_file_of_a_torn_line_alone_is_as_good_as_none(taken: Taken, tmp_path: 
     assert file_of(tmp_path).read_bytes() == b"bbb\n"
 
 
+@pytest.mark.threat("S1-5", "N-3")
 def test_a_run_cannot_fill_the_disk(taken: Taken, tmp_path: Path) -> None:
     told = [code_of(taken, f"n{i}") for i in range(8)]
     assert told == [None] * 5 + [RefusalCode.ROUND_LIMIT] * 3
@@ -331,6 +338,7 @@ def test_a_site_takes_enough_tasks_for_its_last_round(new_site) -> None:
     assert refusal.value.refusal_code is RefusalCode.ROUND_LIMIT
 
 
+@pytest.mark.threat("S1-4")
 @pytest.mark.parametrize("word", ["", "../run", "a/b", "a" * 65, "a\n", "a\nb", "ä", ".", "\x00"])
 @pytest.mark.parametrize("field", ["run_id", "nonce"])
 def test_a_run_or_a_nonce_that_is_no_word_names_no_file(

@@ -215,6 +215,7 @@ MALFORMED: dict[str, tuple[str, Any]] = {
 }
 
 
+@pytest.mark.threat("C-1", "S1-4")
 @pytest.mark.parametrize("spoil", MALFORMED.values(), ids=MALFORMED.keys())
 def test_anything_that_is_not_exactly_a_reply_is_refused(spoil: tuple[str, Any]) -> None:
     key, record = spoil
@@ -233,6 +234,7 @@ def test_a_reply_is_not_a_task_nor_a_task_a_reply() -> None:
         wire.reply_from_records(wire.task_to_records(TASK))
 
 
+@pytest.mark.threat("S1-4")
 @pytest.mark.parametrize("key", ["counts", "metrics"])
 def test_a_task_with_counts_or_metrics_is_refused(key: str) -> None:
     records = wire.task_to_records(TASK)
@@ -246,6 +248,7 @@ def test_bytes_that_are_not_protobuf_are_refused() -> None:
         wire.records_from_bytes(b"\xff\xff\xff")
 
 
+@pytest.mark.threat("S1-4", "I-1")
 def test_bytes_with_a_field_that_nobody_knows_are_refused() -> None:
     # Field 99 of the outermost message, five bytes long: protobuf alone would drop it in silence.
     trailing = b"\x9a\x06\x05guess"
@@ -254,6 +257,7 @@ def test_bytes_with_a_field_that_nobody_knows_are_refused() -> None:
         wire.records_from_bytes(wire.records_to_bytes(wire.reply_to_records(REPLY)) + trailing)
 
 
+@pytest.mark.threat("S1-4")
 @pytest.mark.parametrize(
     ("content", "read"),
     [
@@ -300,6 +304,7 @@ def test_a_connector_imports_the_wire_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.threat("S1-4", "I-1")
 @pytest.mark.parametrize("text", ["a\nERROR forged", "a" * 65, "é", "a b", "\0"])
 @pytest.mark.parametrize("key", ["run_id", "nonce", "study_hash", "code"])
 def test_a_header_that_is_not_one_short_word_is_refused_before_it_can_reach_a_log(

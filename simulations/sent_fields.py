@@ -1,0 +1,114 @@
+"""What a hospital's messages hold, field by field, in words: for people who want to see it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from common import wire
+from common.metrics.evaluation import SECONDS, statistic_of
+from common.study import Study
+from common.wire import Reply, TaskKind
+
+_HEADER = {
+    "kind": "what was asked for",
+    "run_id": "the run's id, as the task said it",
+    "round": "the round, as the task said it",
+    "nonce": "the task's nonce, as it came",
+    "site": "the name of this hospital",
+    "status": "ok, or a code of the closed list of refusals",
+}
+_ARRAYS = {
+    TaskKind.TRAIN: "the update of the model: parameters after training, less those before",
+    TaskKind.ENROL: "sums over all patients, to normalise by: counts, sums and sums of squares",
+}
+_RECEIPT = {
+    "seq": "the number of the ledger's last entry",
+    "digest": "of that entry, SHA-256",
+    "key": "this hospital's public key",
+    "signature": "by this hospital, over the entry",
+    "epsilon": "what this run has cost a patient at most",
+    "delta": "the probability with which that may not hold",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One field of what a hospital sends.
+
+    Attributes:
+        message: the kind of task that it answers.
+        record: of the message; `name` is the field in it.
+        dtype, shape: of its value; a word has neither dimension.
+        size_bytes: of its value.
+        what: what it is, in words.
+    """
+
+    message: str
+    record: str
+    name: str
+    dtype: str
+    shape: str
+    size_bytes: int
+    what: str
+
+
+def fields_of(replies: Iterable[Reply], study: Study) -> tuple[Field, ...]:
+    """The fields of these messages, each once, by kind of message as first sent.
+
+    Values are not among them: of each, what it is, and its largest size.
+    """
+    found: dict[tuple[str, str, str], Field] = {}
+    for reply in replies:
+        for field in _fields_of(reply, study):
+            key = (field.message, field.record, field.name)
+            if key not in found or field.size_bytes > found[key].size_bytes:
+                found[key] = field
+    order = list(dict.fromkeys(field.message for field in found.values()))
+    return tuple(sorted(found.values(), key=lambda field: order.index(field.message)))
+
+
+def _fields_of(reply: Reply, study: Study) -> list[Field]:
+    message = reply.kind.value if reply.status == wire.OK else "refusal"
+    is_private = study.privacy.mode == "patient"
+
+    def field(record: str, name: str, dtype: str, shape: str, size_bytes: int, what: str) -> Field:
+        return Field(
+            message=message,
+            record=record,
+            name=name,
+            dtype=dtype,
+            shape=shape,
+            size_bytes=size_bytes,
+            what=what,
+        )
+
+    def word(record: str, name: str, value: object, what: str) -> Field:
+        if isinstance(value, str):
+            return field(record, name, "text", "", len(value.encode()), what)
+        return field(record, name, "int" if isinstance(value, int) else "float64", "", 8, what)
+
+    fields = [word("header", name, getattr(reply, name), what) for name, what in _HEADER.items()]
+    if reply.arrays is not None:
+        flat, manifest = reply.arrays.flat, reply.arrays.manifest
+        shape, names = f"({flat.size},)", json.dumps([[b.name, *b.shape] for b in manifest])
+        what = _ARRAYS[reply.kind] + (", clipped and noised" if is_private else "")
+        told = f"names and shapes of {len(manifest)} blocks, which follow from the study"
+        fields.append(word("header", "manifest", names, told))
+        fields.append(field("arrays", "flat", flat.dtype.name, shape, flat.nbytes, what))
+    of_whom = "as told for weights, not counted" if is_private else "small groups as 0"
+    for name, count in reply.counts.items():
+        fields.append(word("counts", name, count, f"patients ({name}), {of_whom}"))
+    for name, values in reply.metrics.items():
+        noised = ", noised" if is_private else ""
+        what = f"{statistic_of(name)} over all held-out patients{noised}"
+        if name in SECONDS:
+            what = "seconds of work"
+        fields.append(field("metrics", name, "float64", f"({len(values)},)", 8 * len(values), what))
+    if reply.receipt is not None:
+        for name, what in _RECEIPT.items():
+            if (value := getattr(reply.receipt, name)) is not None:
+                fields.append(word("receipt", name, value, what))
+    if reply.signature is not None:
+        what = "by this hospital, over all of the message"
+        fields.append(word("signature", "signature", reply.signature, what))
+    return fields

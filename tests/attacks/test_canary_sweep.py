@@ -1,0 +1,560 @@
+"""I-1, the canary sweep: nothing that comes out of a hospital holds a value of a patient.
+
+More than a thousand values that stand nowhere else are planted in a hospital's data. It then takes
+part in a run, and everything that can go wrong goes wrong; whatever was printed, logged, sent or
+written outside of the site folder is searched. Local outputs that are meant to hold values are left
+out by rule: the file that `wardround predict` writes, and personal models in the state folder.
+
+`WARDROUND_HYPOTHESIS=full` damages every table in every way.
+"""
+
+import base64
+import errno
+import importlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import client.agent
+import client.site
+import client.work
+import simulations.cli
+from client.acceptance import accept
+from client.agent import answer_bytes
+from client.config import load_site_config
+from client.site import Site
+from common.errors import CohortError
+from common.study import Study
+from common.study_file import study_from_toml, study_to_toml
+from common.wire import OK, TaskKind
+from simulations.canaries import Hit, Search
+from simulations.cohort import SiteEffects, write_cohort
+from simulations.rehearsal import Rehearsal, numbers_of, rehearsal, rehearse, reply_of
+from tests.attacks.sweep_cases import (
+    DAMAGES,
+    STUDY,
+    TABLES,
+    copy_of,
+    damage_images,
+    exchange_images,
+    quote_of,
+)
+from tests.unit.agent_cases import bytes_of
+from tests.unit.builders import task_of
+from tests.unit.consortium import join, signed
+
+IS_FULL = os.environ.get("WARDROUND_HYPOTHESIS") == "full"
+FEWEST_CANARIES = 1000
+FEWEST_FAULTS = 40
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return study_from_toml(STUDY)
+
+
+@pytest.fixture(scope="module")
+def hospital(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospital")
+    write_cohort(study, [SiteEffects(name="ada", num_patients=90)], folder, seed=0)
+    return folder / "ada"
+
+
+@pytest.fixture(scope="module")
+def made(hospital: Path, study: Study) -> Iterator[Rehearsal]:
+    """After the rehearsal: the happy path, refused tasks, hostile tasks and failures."""
+    with rehearsal(hospital, study, seed=1) as rehearsed:
+        rehearse(rehearsed)
+        yield rehearsed
+
+
+@pytest.fixture(scope="module")
+def search(made: Rehearsal) -> Search:
+    return Search(made.canaries)
+
+
+@pytest.fixture
+def site_dir(made: Rehearsal, tmp_path: Path) -> Path:
+    """A copy of the planted folder, which a test may damage."""
+    return copy_of(made.hospitals / made.name, tmp_path)
+
+
+@pytest.fixture
+def nothing_told(
+    search: Search,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Callable[..., str]:
+    """Searches all that was printed, logged, sent, and written outside of the site folder."""
+    caplog.set_level(logging.DEBUG)
+
+    def check(*sent: bytes, meant_for_us: tuple[Path, ...] = ()) -> str:
+        printed = capfd.readouterr()
+        hits = search.in_bytes(printed.out.encode(), "standard output")
+        hits += search.in_bytes(printed.err.encode(), "standard error")
+        hits += search.in_bytes(caplog.text.encode(), "the log")
+        for data in sent:
+            hits += hits_of(search, data)
+        hits += search.in_files(tmp_path, without=[tmp_path / "ada", *meant_for_us])
+        assert hits == []
+        return printed.out + printed.err
+
+    return check
+
+
+def hits_of(search: Search, data: bytes) -> list[Hit]:
+    arrays = [hit for values in numbers_of(data) for hit in search.in_array(values, "a message")]
+    return search.in_bytes(data, "a message") + arrays
+
+
+def type_command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """The exit code of `wardround WORDS`, in this process, so that faults can be injected."""
+    monkeypatch.setattr("sys.argv", ["wardround", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        simulations.cli.main()
+    return stop.value.code if isinstance(stop.value.code, int) else 0
+
+
+# The happy path.
+
+
+def test_more_than_a_thousand_values_are_planted_in_data_of_every_kind(made: Rehearsal) -> None:
+    assert len(made.canaries) > FEWEST_CANARIES
+    planted = {*made.canaries.words.values(), *made.canaries.numbers.values()}
+    for place in (
+        "patients.csv, column patient_id",
+        "patients.csv, column age_years",
+        "patients.csv, column stay_days",
+        "patients.csv, the header",
+        "vitals.csv, column value (heart_rate_bpm)",
+        "vitals.csv, column minutes",
+        "notes.csv, column text",
+        "imaging.csv, column file",
+        "genomics.csv, column g1",
+        "the header of an image (.png)",
+    ):
+        assert place in planted
+
+
+def test_the_planted_values_are_in_the_files_that_the_site_reads(
+    made: Rehearsal, search: Search
+) -> None:
+    found = {hit.planted for hit in search.in_files(made.hospitals / made.name)}
+    assert found == {*made.canaries.words.values(), *made.canaries.numbers.values()}
+
+
+def test_nothing_of_a_run_with_refusals_and_failures_holds_a_value(made: Rehearsal) -> None:
+    answers = [reply_of(data).status for data in made.sent]
+    # Enrolment, two rounds and the last evaluation, and one task of a large model.
+    assert answers.count(OK) == 5
+    assert len(set(answers)) >= 8
+    assert (made.out / "in-process" / "report.html").is_file()
+    assert (made.out / "logs" / "rehearsal.log").stat().st_size > 0
+    assert made.search() == []
+
+
+# The control: what a search would find.
+
+
+def encodings(made: Rehearsal) -> dict[str, bytes]:
+    word = list(made.canaries.words)[5]
+    number = next(n for n in made.canaries.numbers if n > 50)
+    others = np.array(sorted(made.canaries.numbers)[-3:])
+    return {
+        "text": f"Patient {word}: admitted".encode(),
+        "capital letters": word.upper().encode(),
+        "a text cut off": word[:11].encode(),
+        "UTF-16": f"x{word}".encode("utf-16-le"),
+        "UTF-16, the other order": word.encode("utf-16-be"),
+        "hex": b"ab" + word.encode().hex().encode(),
+        "HEX": word.encode().hex().upper().encode(),
+        **{f"base64 at {i}": _base64(b"x" * i + word.encode() + b"yz") for i in range(3)},
+        "decimal": f'{{"loss": {number!r}}}'.encode(),
+        "decimal of float32": f"[{float(np.float32(number))!r}]".encode(),
+        "printed float32": f"value={np.float32(number)} ".encode(),
+        "float64": b"\0" * 3 + np.array(number, "<f8").tobytes(),
+        "float64, the other order": np.array(number, ">f8").tobytes(),
+        "float64 as hex": np.array(number, "<f8").tobytes().hex().encode(),
+        "float64 as base64": _base64(b"q" + np.array(number, "<f8").tobytes()),
+        "float32 in a row": b"\1" + others.astype("<f4").tobytes(),
+        "float32 in a row, the other order": others.astype(">f4").tobytes(),
+    }
+
+
+def _base64(data: bytes) -> bytes:
+    return base64.b64encode(data)
+
+
+def test_the_search_finds_a_value_in_every_encoding(made: Rehearsal, search: Search) -> None:
+    for name, data in encodings(made).items():
+        assert search.in_bytes(b"before " + data + b" behind it", name), name
+
+
+def test_the_search_finds_a_value_in_a_float_array(made: Rehearsal, search: Search) -> None:
+    number = max(made.canaries.numbers)
+    for dtype in (np.float32, np.float64):
+        array = np.random.default_rng(0).normal(size=1000).astype(dtype)
+        assert search.in_array(array, "an update") == []
+        array[17] = number
+        assert search.in_array(array, "an update")
+
+
+def test_the_search_finds_nothing_in_what_never_saw_a_patient(search: Search) -> None:
+    random = np.random.default_rng(3)
+    noise = random.bytes(2_000_000)
+    for data in (
+        noise,
+        noise.hex().encode(),
+        _base64(noise),
+        str(list(random.normal(size=20_000))),
+    ):
+        assert search.in_bytes(data if isinstance(data, bytes) else data.encode(), "noise") == []
+
+
+LEAKS: dict[str, Callable[[pytest.MonkeyPatch, Rehearsal], None]] = {}
+
+
+def leak(function: Callable[[pytest.MonkeyPatch, Rehearsal], None]) -> None:
+    LEAKS[function.__name__.removeprefix("leak_by_")] = function
+
+
+@leak
+def leak_by_a_log_line(patch: pytest.MonkeyPatch, made: Rehearsal) -> None:
+    real = client.work.train
+
+    def told(*args: Any, **options: Any) -> Any:
+        logging.getLogger("careless").debug("training on %s", next(iter(made.canaries.words)))
+        return real(*args, **options)
+
+    patch.setattr(client.work, "train", told)
+
+
+@leak
+def leak_by_a_metric(patch: pytest.MonkeyPatch, made: Rehearsal) -> None:
+    real = client.work.to_flat
+
+    def told(*args: Any, **options: Any) -> Any:
+        metrics = real(*args, **options)
+        name = next(n for n in metrics if "absolute" in n)
+        return metrics | {name: (max(made.canaries.numbers), *metrics[name][1:])}
+
+    patch.setattr(client.work, "to_flat", told)
+
+
+@leak
+def leak_by_an_update(patch: pytest.MonkeyPatch, made: Rehearsal) -> None:
+    real = client.work.parameters_of
+    largest = max(made.canaries.numbers)
+
+    def told(model: Any) -> Any:
+        arrays = real(model)
+        flat = arrays.flat.copy()
+        # An update is what comes after training, less what was before.
+        flat[0] = 0.0 if "before" not in sys._getframe(1).f_locals else largest
+        return replace(arrays, flat=flat)
+
+    patch.setattr(client.work, "parameters_of", told)
+
+
+@pytest.mark.parametrize("name", list(LEAKS))
+def test_a_leak_on_purpose_is_found(
+    name: str, hospital: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rehearsal(hospital, study, seed=2) as leaking:
+        LEAKS[name](monkeypatch, leaking)
+        with suppress(CohortError):  # the coordinator may have refused what was sent
+            rehearse(leaking)
+        assert leaking.search()
+
+
+# Faults of the data.
+
+
+def cases() -> list[tuple[str, str]]:
+    if IS_FULL:
+        return [(table, damage) for table in TABLES for damage in DAMAGES]
+    names = list(DAMAGES)
+    return [(TABLES[i % len(TABLES)], damage) for i, damage in enumerate(names)] + [
+        ("patients", damage) for damage in names[1:8:3]
+    ]
+
+
+@pytest.mark.parametrize(("table", "damage"), cases())
+def test_a_damaged_table_tells_no_value(
+    table: str,
+    damage: str,
+    site_dir: Path,
+    study: Study,
+    tmp_path: Path,
+    nothing_told: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    DAMAGES[damage](site_dir / f"{table}.csv")
+    check_and_open(site_dir, study, tmp_path, monkeypatch)
+    nothing_told()
+
+
+@pytest.mark.parametrize("damage", [damage_images, exchange_images])
+def test_damaged_images_tell_no_value(
+    damage: Callable[[Path], None],
+    site_dir: Path,
+    study: Study,
+    tmp_path: Path,
+    nothing_told: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    damage(site_dir)
+    check_and_open(site_dir, study, tmp_path, monkeypatch)
+    nothing_told()
+
+
+def check_and_open(
+    site_dir: Path, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checks the folder, for people and for machines, and serves it as a hospital would."""
+    file = tmp_path / "study.toml"
+    file.write_text(study_to_toml(study))
+    type_command(monkeypatch, "check-site", site_dir, "--study", file)
+    type_command(monkeypatch, "check-site", site_dir, "--study", file, "--json")
+    join(site_dir)
+    accept(load_site_config(site_dir), study)
+    type_open(monkeypatch, site_dir)
+
+
+def type_open(monkeypatch: pytest.MonkeyPatch, site_dir: Path) -> None:
+    """Opens the site within the command `site serve`, which tells why it cannot."""
+
+    def opened(folder: Path, *_: object) -> None:
+        Site.open(folder).close()
+
+    monkeypatch.setattr(client.agent, "serve_command", opened)
+    type_command(monkeypatch, "site", "serve", site_dir)
+
+
+# Faults of the software: an exception that quotes a patient, at every stage.
+
+
+@pytest.fixture
+def open_site(site_dir: Path, study: Study) -> Iterator[Site]:
+    join(site_dir)
+    accept(load_site_config(site_dir), study)
+    site = Site.open(site_dir)
+    yield site
+    site.close()
+
+
+STAGES = [
+    (client.work, "fit_intercepts"),
+    (client.work, "predict"),
+    (client.work, "evaluate"),
+    (client.work, "train"),
+    (client.work, "parameters_of"),
+    (client.site, "load_state"),
+    (client.site, "release"),
+    (client.site, "withheld"),
+    (client.site, "audit_line"),
+]
+EXCEPTIONS = [ValueError, OSError, MemoryError, torch.OutOfMemoryError]
+
+
+def test_an_exception_at_any_stage_of_the_door_tells_no_value(
+    open_site: Site,
+    study: Study,
+    made: Rehearsal,
+    nothing_told: Callable[..., str],
+) -> None:
+    sent = []
+    quote = quote_of(made.canaries)
+    for place, (module, name) in enumerate(STAGES):
+        for kind in EXCEPTIONS if IS_FULL else EXCEPTIONS[place % 4 :][:1]:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, name, _raising(kind(quote)))
+                task = task_of(study, run_id=f"{name}-{kind.__name__}")
+                sent.append(answer_bytes(open_site, bytes_of(task, "ada"), TaskKind.TRAIN))
+            assert reply_of(sent[-1]).status != OK, name
+    sent.append(answer_bytes(open_site, quote.encode(), TaskKind.TRAIN))  # a message that is none
+    nothing_told(*sent)
+
+
+def _raising(fault: BaseException) -> Callable[..., Any]:
+    def raising(*_: object, **__: object) -> Any:
+        raise fault
+
+    return raising
+
+
+def test_a_full_disk_tells_no_value(
+    open_site: Site, study: Study, made: Rehearsal, nothing_told: Callable[..., str]
+) -> None:
+    sent = []
+    full = OSError(errno.ENOSPC, quote_of(made.canaries))
+    for name in ("write", "fsync"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, name, _raising(full))
+            task = signed(task_of(study, run_id=f"full-{name}"), "ada")
+            sent.append(answer_bytes(open_site, bytes_of(task, "ada"), TaskKind.TRAIN))
+    nothing_told(*sent)
+
+
+# Each command of a hospital, and where it crashes: (words behind SITE_DIR, module, function).
+COMMANDS: dict[str, tuple[list[str], str, str]] = {
+    "check-site": (["--study", "STUDY"], "client.check", "check_site"),
+    "check-site --json": (["--study", "STUDY", "--json"], "client.check", "read_cohort"),
+    "predict": (["--run", "RUN", "--out", "OUT"], "client.prediction", "predict_site"),
+    "ledger": ([], "client.ledger.view", "view_ledger"),
+    "ledger --json": (["--json"], "client.ledger.view", "view_ledger"),
+    "audit": ([], "client.audit_view", "view_audit"),
+    "site serve": ([], "client.agent", "serve"),
+    "site up": (["--superlink", "127.0.0.1:1"], "client.supervision.up", "up"),
+    "site status": (["--json"], "client.status", "status_of"),
+    "site keys": ([], "client.site_keys", "make_site_keys"),
+    "study list": ([], "client.acceptance", "standings"),
+    "study accept": (["STUDY", "--yes", "--hash", "HASH"], "client.acceptance", "accept"),
+    "site self-test": (["--study", "STUDY"], "simulations.self_test", "run_self_test"),
+}
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_a_command_that_crashes_tells_its_place_and_no_value(
+    command: str,
+    site_dir: Path,
+    study: Study,
+    made: Rehearsal,
+    tmp_path: Path,
+    nothing_told: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words, module, function = COMMANDS[command]
+    file = tmp_path / "study.toml"
+    file.write_text(study_to_toml(study))
+    places = {
+        "STUDY": file,
+        "RUN": made.out / "in-process",
+        "OUT": tmp_path / "out.csv",
+        "HASH": study.hash,
+    }
+    monkeypatch.setattr(
+        importlib.import_module(module), function, _raising(RuntimeError(quote_of(made.canaries)))
+    )
+    name, *options = command.split(" --")
+    typed = [*name.split(), site_dir, *(f"--{option}" for option in options if option != "json")]
+    code = type_command(monkeypatch, *typed, *(places.get(word, word) for word in words))
+    told = nothing_told()
+    assert code == 1
+    assert "RuntimeError" in told
+
+
+# Other faults.
+
+
+def test_predictions_are_told_to_their_file_alone(
+    site_dir: Path,
+    made: Rehearsal,
+    search: Search,
+    tmp_path: Path,
+    nothing_told: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "predictions.csv"
+    words = ("predict", site_dir, "--run", made.out / "in-process", "--out", out)
+    assert type_command(monkeypatch, *words) == 0
+    assert search.in_bytes(out.read_bytes(), "predictions")  # meant for the hospital
+    nothing_told(meant_for_us=(out,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("[policy]", "[policies]"),
+        lambda text: text.replace('name = "ada"', 'name = "eve"'),
+        lambda text: text.replace("patients.csv", "elsewhere.csv"),
+        lambda text: text.replace("min_patients = 20", "min_patients = 5000"),
+    ],
+    ids=["no policy", "another name", "no table", "too few patients"],
+)
+def test_a_broken_site_toml_tells_no_value(
+    change: Callable[[str], str],
+    site_dir: Path,
+    study: Study,
+    tmp_path: Path,
+    nothing_told: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    join(site_dir)
+    path = site_dir / "site.toml"
+    path.write_text(change(path.read_text()))
+    file = tmp_path / "study.toml"
+    file.write_text(study_to_toml(study))
+    type_command(monkeypatch, "check-site", site_dir, "--study", file)
+    type_open(monkeypatch, site_dir)
+    nothing_told()
+
+
+KILLED_AT = ["client.work.train", "client.site.prepare", "client.site.audit_line"]
+if not IS_FULL:
+    del KILLED_AT[1:]
+
+# A site process that is killed in the middle: what it leaves is what a crash leaves.
+_KILLED = """
+import os, signal, sys
+from importlib import import_module
+from pathlib import Path
+import client.work
+from client.agent import answer_bytes
+from client.site import Site
+from common.wire import TaskKind
+module, name = sys.argv[3].rsplit(".", 1)
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(import_module(module), name, kill)
+site = Site.open(Path(sys.argv[1]))
+answer_bytes(site, Path(sys.argv[2]).read_bytes(), TaskKind.TRAIN)
+"""
+
+
+@pytest.mark.parametrize("place", KILLED_AT)
+def test_a_killed_process_leaves_no_value(
+    place: str,
+    site_dir: Path,
+    study: Study,
+    tmp_path: Path,
+    search: Search,
+    nothing_told: Callable[..., str],
+) -> None:
+    join(site_dir)
+    accept(load_site_config(site_dir), study)
+    task, temporary = tmp_path / "task", tmp_path / "tmp"
+    task.write_bytes(bytes_of(task_of(study), "ada"))
+    temporary.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", _KILLED, site_dir, task, place],
+        env=os.environ | {"TMPDIR": str(temporary)},
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    assert search.in_bytes(ended.stdout + ended.stderr, "its output") == []
+    nothing_told()
+
+
+def test_the_faults_are_as_many_as_promised(made: Rehearsal) -> None:
+    in_rehearsal = len({reply_of(data).nonce for data in made.sent if reply_of(data).status != OK})
+    num_faults = (
+        in_rehearsal + len(cases()) + 2 + len(STAGES) + 2 + len(COMMANDS) + 4 + len(KILLED_AT)
+    )
+    assert num_faults >= FEWEST_FAULTS
