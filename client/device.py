@@ -16,13 +16,10 @@ def device_of(name: str) -> torch.device:
     num_found = torch.cuda.device_count()
     if name.startswith("cuda:") and int(name[5:]) >= num_found:
         usable = "0" if num_found == 1 else f"0 to {num_found - 1}"
+        there = f"found {num_found} here, numbered {usable}. Name one of them"
+        none = "found none that torch can use. Look at its driver (nvidia-smi)"
         raise SiteConfigError(
-            f"Expected the GPU {name} (site.device), "
-            + (
-                f"found {num_found} here, numbered {usable}. Name one of them, "
-                if num_found
-                else "found none that torch can use. Look at its driver (nvidia-smi), "
-            )
-            + 'or write "auto" or "cpu".'
+            f"Expected the GPU {name} (site.device), {there if num_found else none}, or write "
+            '"auto" or "cpu".'
         )
     return torch.device(name)

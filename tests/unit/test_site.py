@@ -518,8 +518,7 @@ def test_a_site_with_unusable_data_does_not_start(open_site, new_site, patients)
 
 
 def test_a_gpu_that_is_not_there_is_one_clear_error(open_site, new_site) -> None:
-    num_gpus = torch.cuda.device_count()
-    with pytest.raises(SiteConfigError, match=f"cuda:7.*found {num_gpus} GPUs"):
+    with pytest.raises(SiteConfigError, match=f"cuda:7.*found ({torch.cuda.device_count()}|none)"):
         open_site(new_site(site={"device": "cuda:7"}))
 
 
