@@ -30,6 +30,7 @@ from client.agent_address import (
 )
 from client.agent_client import MAX_MESSAGE_BYTES
 from client.config import SiteConfig, load_site_config
+from client.memory import give_back_memory
 from client.turns import Turns
 from common import wire
 from common.code_version import code_fingerprint
@@ -110,6 +111,7 @@ class SiteService:
         try:
             work = self._worker.submit(answer_bytes, opened.site, request.records, kind)
             fault = work.exception()
+            self._worker.submit(give_back_memory)
         finally:
             self._turns.give_back()
         if fault is not None:

@@ -250,4 +250,7 @@ def _environment(home: Path) -> dict[str, str]:
         # At its own level it writes a line for every request of every node.
         "FLWR_LOG_LEVEL": "WARNING",
         "PYTHONUNBUFFERED": "1",
+        # What was freed goes back at once: models pass through, and nothing is computed.
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
     }

@@ -197,7 +197,9 @@ def test_what_is_not_signed_does_not_hold(signature: str | None) -> None:
     assert not is_reply_signed(replace(REPLY, signature=signature), SITE.public_key)
 
 
-@pytest.mark.parametrize("key", ["", "0" * 64, "no hex", SITE.public_key])
+@pytest.mark.parametrize(
+    "key", ["", "0" * 64, "no hex", SITE.public_key], ids=["none", "zeros", "words", "the site's"]
+)
 def test_another_key_does_not_hold(key: str) -> None:
     assert not is_task_signed(sign_task(TASK, COORDINATOR), key)
     assert not is_reply_signed(sign_reply(REPLY, COORDINATOR), key)
