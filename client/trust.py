@@ -211,7 +211,8 @@ class Taken:
                     raise OSError("the disk took a part of a line")
             # Of a repeated one as well: the process that wrote it may have died before this.
             os.fsync(descriptor)
-        if not known:
+        # Not only of a new file: who made it may have died before its folder was on the disk.
+        if len(known) < 2:
             sync_folder(self._folder)
             sync_folder(self._folder.parent)
 

@@ -55,7 +55,8 @@ class Child:
 
     Guarantees:
         - It ends with the thread that called `tend`, even where that is killed.
-        - A process that ends by itself or hangs is started again, after a delay that grows.
+        - A process that ends by itself or hangs is started again, after a delay that grows; so is
+          one that could not be started.
         - A process whose files have changed is asked to end, and started again at once.
         - What it writes is passed on line by line, with its name.
 
@@ -89,7 +90,7 @@ class Child:
         life, program, now = self._life, self._program, self._clock()
         if life is None:
             if self.given_up is None and now >= self._next_start:
-                self._start()
+                self._try_to_start()
         elif life.process.poll() is not None:
             self._ended(life)
         elif life.kill_at is not None:
@@ -120,6 +121,17 @@ class Child:
             life.process.wait()
         life.lines.close()
         self._life = None
+
+    def _try_to_start(self) -> None:
+        try:
+            self._start()
+        except OSError as fault:  # no memory, or too many processes or files: later, perhaps
+            delay_s = self._restarts.delay_s(lived_s=0.0, is_lasting=False) or 0.0
+            self._next_start = self._clock() + delay_s
+            logger.error(
+                "the %s cannot be started (%s); again in %.1f s",
+                *(self._program.name, fault.strerror, delay_s),
+            )
 
     def _start(self) -> None:
         program = self._program

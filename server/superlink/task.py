@@ -5,7 +5,6 @@ are repeated, what was lost on the way is asked for again, and hospitals are giv
 connect anew before anybody counts as absent.
 """
 
-import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus
 from flwr.common.serde import run_from_proto
 from flwr.proto.node_pb2 import NodeInfo
@@ -36,9 +35,10 @@ from flwr.superlink.grid import HttpGrid
 
 from common import wire
 from common.errors import MessageError, RunError, WardroundError
-from common.parcels import MASK_BYTES, is_packed, packed, unpacked
+from common.parcels import is_packed, packed, unpacked
 from server.grid import Presence
 from server.superlink.http import Patient
+from server.superlink.masks import Masks
 from server.superlink.replies import Replies
 from server.superlink.tls import tls_of
 
@@ -92,9 +92,7 @@ class SuperLinkGrid(HttpGrid):
         self._replies = Replies(0)
         # When each message was first said to be lost.
         self._lost_at: dict[str, float] = {}
-        # Another one for each exchange, and who has got a message under it.
-        self._mask = secrets.token_bytes(MASK_BYTES)
-        self._served: set[int] = set()
+        self._masks = Masks()
         # Until when a message to a node that is offline waits for it to come back.
         self._returning: dict[str, float] = {}
 
@@ -115,7 +113,9 @@ class SuperLinkGrid(HttpGrid):
         """
         messages = list(messages)
         for message in messages:
-            message.content = self._packed(message)
+            if not is_packed(message.content):
+                mask = self._masks.mask_for(message.metadata.dst_node_id)
+                message.content = packed(message.content, mask=mask)
             self._replies.most_bytes = wire.num_bytes(message.content) + _REPLY_ROOM_BYTES
         for number in range(1, _MOST_PUSHES + 1):
             outages = self.patient.outages
@@ -155,14 +155,6 @@ class SuperLinkGrid(HttpGrid):
         self._client = _runtime(
             self._addr, RuntimeTokenHttpInterceptor(token=self._token), self.patient
         )
-
-    def _packed(self, message: Message) -> RecordDict:
-        """The content as a parcel; within one exchange, a model is named once and moved once."""
-        if not is_packed(message.content):
-            if message.metadata.dst_node_id in self._served:
-                self._mask, self._served = secrets.token_bytes(MASK_BYTES), set()
-            self._served.add(message.metadata.dst_node_id)
-        return packed(message.content, mask=self._mask)
 
     def _is_asked_again(self, reply: Message) -> bool:
         """Whether this is no reply, but what an outage has left of one."""

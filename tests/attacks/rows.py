@@ -117,8 +117,13 @@ ROWS = (
     ),
     Row(
         row="N-3",
-        attack="floods of large bodies",
-        defences=("client.node_http:Bounded",),
+        attack="floods of large bodies, and what keeps a message from others",
+        defences=(
+            "client.node_http:Bounded",
+            "common.flower_objects:check_arrays",
+            "server.superlink.masks:Masks",
+            "server.superlink.replies:Replies",
+        ),
         missing="The server's limit is the proxy's (`deploy/`); without it there is none.",
     ),
     Row(

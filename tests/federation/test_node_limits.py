@@ -162,6 +162,19 @@ def test_a_clock_that_is_off_is_named() -> None:
         fleet.pull()
 
 
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ({"date": "Mon, 01 Jan 2024 00:00:00 +99999999999999999"}, b"{}"),
+        ({}, b"[" * 100_000),
+        ({}, b'{"code": [1], "detail": "x"}'),
+    ],
+)
+def test_a_refusal_of_any_form_is_a_refusal(headers: dict[str, str], text: bytes) -> None:
+    with fleet_of(lambda _: (400, headers, text)) as fleet, pytest.raises(Rejected):
+        fleet.pull()
+
+
 # What is made of a message.
 
 

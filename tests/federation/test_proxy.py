@@ -230,9 +230,27 @@ def test_a_certificate_that_has_ended_is_refused(door: Door, tmp_path: Path) -> 
 @pytest.mark.threat("N-3")
 @needs_nginx
 def test_a_body_above_the_limit_is_refused_before_it_is_read(door: Door) -> None:
-    assert door.post(PULL, content=b"x" * 65_536) == 200
-    assert door.post(PULL, content=b"x" * 65_537) == 413
+    push = "/v1/fleet/push-object"
+    assert door.post(push, content=b"x" * 65_536) == 200
+    assert door.post(push, content=b"x" * 65_537) == 413
+    assert _raw(door, f"POST {push} HTTP/1.1", "Content-Length: 200000000") == 413
     assert _raw(door, f"POST {PULL} HTTP/1.1", "Content-Length: 200000000") == 413
+
+
+@pytest.mark.threat("N-3")
+@needs_nginx
+def test_only_a_piece_of_a_model_may_be_large(tmp_path: Path) -> None:
+    """Of a list of 100,000 objects, the SuperLink's database would be locked for minutes."""
+    consortium = Consortium.of(tmp_path / "c", "alpha", "beta")
+    with (
+        upstream(consortium.out) as behind,
+        proxy(tmp_path / "nginx", consortium.out, behind.address) as (address, pid),
+    ):
+        door = Door(consortium, behind, address, pid, tmp_path / "nginx")
+        small = {path: door.post(path, content=b"x" * 16_384) for path in _fleet_routes()}
+        large = {path: door.post(path, content=b"x" * 16_385) for path in _fleet_routes()}
+    assert small == dict.fromkeys(_fleet_routes(), 200)
+    assert large == dict.fromkeys(_fleet_routes(), 413) | {"/v1/fleet/push-object": 200}
 
 
 @needs_nginx

@@ -130,6 +130,7 @@ def test_a_reply_of_absurd_size_is_not_pulled_to_its_end(reply: Message) -> None
     assert runtime.confirmed == [reply.object_id]
 
 
+@pytest.mark.threat("N-3")
 def test_an_array_that_repeats_its_pieces_is_not_put_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -161,6 +162,7 @@ def repeat_pieces(runtime: Runtime, array: Array, *, times: int) -> None:
     runtime.pieces[array.object_id] = b"%s %s %d\0%s" % (kind, children, len(more), more)
 
 
+@pytest.mark.threat("N-3")
 def test_nothing_is_kept_of_a_reply_that_was_late(reply: Message) -> None:
     """Or a site that sends all of its replies but the last piece would fill the memory."""
     other = Message(RecordDict({}), reply_to=instruction(6, message_id="next"))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,23 @@ def test_a_killed_process_is_started_again() -> None:
         first = nursery.started()
         os.kill(first, signal.SIGKILL)
         assert nursery.started(times=2) != first
+
+
+def test_a_process_that_could_not_be_started_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where there is no memory or no file left for a moment: its supervisor goes on."""
+    real, failures = subprocess.Popen, [BlockingIOError(11, "Resource temporarily unavailable")] * 3
+
+    def scarce(*given: Any, **other: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*given, **other)
+
+    monkeypatch.setattr(subprocess, "Popen", scarce)
+    with Nursery(sleeper()) as nursery:
+        assert is_there(nursery.started())
+    assert not failures
 
 
 def test_a_process_that_hangs_is_ended_and_started_again_though_its_pid_lives() -> None:

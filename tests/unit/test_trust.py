@@ -358,6 +358,23 @@ def test_what_was_taken_can_be_read_by_its_owner_alone(taken: Taken, tmp_path: P
     assert file_of(tmp_path).stat().st_mode & 0o077 == 0
 
 
+def test_a_folder_that_was_not_on_the_disk_is_waited_for_when_the_task_comes_again(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who took it was killed in between: a power cut after the answer would lose the file."""
+    synced: list[Path] = []
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trust, "sync_folder", killed)
+    with pytest.raises(KeyboardInterrupt):
+        taken.take("run", "a")
+    monkeypatch.setattr(trust, "sync_folder", synced.append)
+    taken.take("run", "a")
+    assert [folder.name for folder in synced] == ["tasks", "state"]
+
+
 def test_nothing_is_taken_before_the_disk_has_it(
     taken: Taken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,7 +387,7 @@ def test_nothing_is_taken_before_the_disk_has_it(
     taken.take("run", "a")
     taken.take("run", "b")
     taken.take("run", "b")  # whoever wrote it may have died before the disk had it
-    assert [content for content in synced if content] == [b"a\n"] * 3 + [b"a\nb\n"] * 2
+    assert [content for content in synced if content] == [b"a\n"] * 3 + [b"a\nb\n"] * 4
 
 
 def _bare(**fields: Any) -> Task:

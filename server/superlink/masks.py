@@ -1,0 +1,31 @@
+"""The masks under which models are sent, so that nobody can name their pieces beforehand.
+
+Flower names an object by its digest and keeps the parts that it was first announced with. A
+hospital that knows a model before it is sent (from its public start, or from before the run was
+killed) could announce its pieces with other parts, and the SuperLink would take the coordinator's
+no more, for anybody.
+"""
+
+import secrets
+
+from common.parcels import MASK_BYTES
+
+
+class Masks:
+    """One mask for each exchange, so that its messages share one model.
+
+    Guarantees:
+        - Under one mask a node gets one message: what it has learnt from that is of no use for
+          another exchange.
+    """
+
+    def __init__(self) -> None:
+        self._mask = b""
+        self._served: set[int] = set()
+
+    def mask_for(self, node_id: int) -> bytes:
+        """The mask of the next message to a node."""
+        if not self._mask or node_id in self._served:
+            self._mask, self._served = secrets.token_bytes(MASK_BYTES), set()
+        self._served.add(node_id)
+        return self._mask
