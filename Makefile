@@ -37,10 +37,10 @@ layers: env ## Import layers (import-linter)
 	$(BIN)/lint-imports --no-cache
 
 unit: env ## All tests (pytest)
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-full: env ## All tests, with more examples for the property tests
-	WARDROUND_HYPOTHESIS=full $(BIN)/pytest --numprocesses 2
+	WARDROUND_HYPOTHESIS=full $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 bench: env ## Speed against a plain loop and against Flower's simulation runtime
 	$(BIN)/wardround bench engine
