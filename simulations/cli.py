@@ -25,6 +25,7 @@ from common.errors import WardroundError
 from server.cli_run import AsJson, Delta, Rounds, StudyName, new_run_folder, with_privacy
 from simulations.cli_data import data as data_app
 from simulations.cli_federation import federation as federation_app
+from simulations.cli_federation import interrupted_by_signals
 from simulations.cli_simulate import Sites
 
 if TYPE_CHECKING:
@@ -235,12 +236,13 @@ def bench_federation(
     def echo(line: str) -> None:
         console.print(f"… {line}", highlight=False)
 
-    if load:
-        result = bench_load(echo=echo)
-    else:
-        result = measure(
-            study=study, num_sites=sites or (4, 8), rounds=rounds, arms=arm or ARMS, echo=echo
-        )
+    with interrupted_by_signals():
+        if load:
+            result = bench_load(echo=echo)
+        else:
+            result = measure(
+                study=study, num_sites=sites or (4, 8), rounds=rounds, arms=arm or ARMS, echo=echo
+            )
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return

@@ -80,7 +80,7 @@ def federation_up(
     (check_used if resume else check_unused)(folder)
     hospitals = sites or simulated_hospitals(effective, folder, num_sites, console, resume=resume)
     try:
-        with _interrupted_by_signals():
+        with interrupted_by_signals():
             _run(effective, hospitals, folder, console, resume=resume, keep=keep, as_json=as_json)
     except KeyboardInterrupt:
         console.print(how_to_go_on(folder), highlight=False, soft_wrap=True)
@@ -155,7 +155,7 @@ def _tell_all(folder: Path, console: Console, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
+def interrupted_by_signals() -> Iterator[None]:
     """Lets SIGTERM and SIGHUP end the run as Ctrl-C does, which a background job would ignore."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}

@@ -61,6 +61,9 @@ def bench_federation(
             if name in arms:
                 echo(f"{name}: {number} sites, {rounds} rounds")
                 measured[name] = _run(ARMS[name], effective, number)
+                # At once: an interruption of the next run must not take this one with it.
+                overhead_s = summary(measured[name].rounds)["overhead_seconds"]
+                echo(f"{name}: {overhead_s:.2f} s a round beyond local training (median)")
         figures = {name: summary(m.rounds) for name, m in measured.items()}
         cases.append(
             {

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import RunError
+from common.tether import tied
 from simulations.marked_processes import end_marked
 
 _MARK = "FLWR_HOME"
@@ -40,7 +41,7 @@ def running(
     }
     with (folder / "log").open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
-            [str(programs / command[0]), *command[1:]],
+            tied([str(programs / command[0]), *command[1:]]),
             env={**os.environ, **own, **environment},
             cwd=folder / "empty",
             stdin=subprocess.DEVNULL,
