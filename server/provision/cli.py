@@ -29,9 +29,15 @@ def provision(
     if not made.written:
         typer.echo(f"{out} is up to date; nothing was changed.")
     for what, names in (
-        ("new; register its node with the SuperLink", made.changes.added),
-        ("other keys; register its new node, and give the proxy crl.pem", made.changes.replaced),
-        ("takes part no longer; remove its node, and give the proxy crl.pem", made.changes.removed),
+        ("new; the server takes its node from the next start or run on", made.changes.added),
+        (
+            "other keys, from the next start or run on; give the proxy crl.pem",
+            made.changes.replaced,
+        ),
+        (
+            "takes part no longer, from the next start or run on; give the proxy crl.pem",
+            made.changes.removed,
+        ),
     ):
         for name in names:
             typer.echo(f"{name}: {what}")
@@ -45,4 +51,4 @@ def provision(
     for notice in made.notices:
         typer.echo(notice)
     typer.echo(f"Keep {out / 'private'} on this machine; send each hospital its folder in sites/.")
-    typer.echo(f"SuperLink: flower-superlink {' '.join(made.superlink_arguments)}")
+    typer.echo(f"Then: wardround server up {out}")

@@ -57,7 +57,6 @@ class Provisioned:
     changes: Changes
     written: tuple[Path, ...]
     notices: tuple[str, ...]
-    superlink_arguments: tuple[str, ...]
 
 
 def provision(
@@ -126,7 +125,6 @@ def provision(
         changes=changes,
         written=written,
         notices=(*certificates.notices, *clients.notices),
-        superlink_arguments=superlink_arguments(out, consortium),
     )
 
 

@@ -342,7 +342,7 @@ def test_the_command_tells_fingerprints_and_where_the_files_are(
     provision(case.file, case.out)
     out = capsys.readouterr().out
     assert case.keys["alpha"].fingerprints["node_key"] in out
-    assert "--enable-supernode-auth" in out
+    assert f"wardround server up {case.out}" in out
     assert "PRIVATE" not in out
     provision(case.file, case.out)
     assert "nothing was changed" in capsys.readouterr().out
