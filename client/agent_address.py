@@ -3,7 +3,6 @@
 Must not import torch or flwr: connectors import it.
 """
 
-import fcntl
 import grp
 import ipaddress
 import os
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SiteConfigError
+from common.private_files import nobody_else
 
 # `sun_path` of Linux holds 108 bytes, the last of them zero.
 _MAX_PATH_BYTES = 107
@@ -122,19 +122,12 @@ def claimed(address: Address, *, group: str | None = None) -> Iterator[None]:
     _require_own_folder(path.parent, _group_id(group))
     # A lock and not the socket itself decides who owns the path: the kernel gives it back when a
     # process is killed, and gRPC would unlink a socket that another process has just bound.
-    descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _occupied(path) from None
+    with nobody_else(path.with_name(f"{path.name}.lock"), _occupied(path)):
         _remove_stale(path)
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
 
 
 def share_socket(path: Path, *, group: str | None) -> None:

@@ -11,7 +11,6 @@ import logging
 import signal
 import ssl
 import threading
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from client.client_certificate import load_client_certificate
 from common.errors import SiteConfigError
 from common.private_files import read_private
+from common.signals import handled
 
 
 def run_node(
@@ -197,10 +197,7 @@ def node_command(
         client_certificate=client_certificate,
     )
     stop = threading.Event()
-    with ExitStack() as handlers:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            handlers.callback(signal.signal, number, signal.getsignal(number))
-            signal.signal(number, lambda *_: stop.set())
+    with handled(lambda *_: stop.set(), signal.SIGTERM, signal.SIGINT):
         run_node(
             superlink=files.superlink,
             site_address=files.address,

@@ -8,17 +8,15 @@ keeps it until the reply is there.
 
 import base64
 import binascii
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.node_objects import Pulled
 from common.errors import MessageError, SiteConfigError
 from common.files import write_atomically
+from common.private_files import nobody_else
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -99,23 +97,14 @@ class Session:
         return f"{_BOOT_ID.read_text().strip()} {folder.st_dev} {folder.st_ino}"
 
 
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> AbstractContextManager[None]:
     """Holds `folder` for this connector.
 
-    Raises:
+    Raises (when entered):
         SiteConfigError: another connector holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "connector.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SiteConfigError(
-                f"Expected no other connector with its files in {folder}, found one that runs. "
-                "One site has one connector: stop the other first."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    taken = SiteConfigError(
+        f"Expected no other connector with its files in {folder}, found one that runs. One site "
+        "has one connector: stop the other first."
+    )
+    return nobody_else(folder / "connector.lock", taken)

@@ -4,14 +4,14 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 """
 
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from common.signals import handled
 from server.cli_run import (
     AsJson,
     Delta,
@@ -154,13 +154,6 @@ def _tell_all(folder: Path, console: Console, *, as_json: bool) -> None:
     )
 
 
-@contextmanager
-def interrupted_by_signals() -> Iterator[None]:
+def interrupted_by_signals() -> AbstractContextManager[None]:
     """Lets SIGTERM and SIGHUP end the run as Ctrl-C does, which a background job would ignore."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(signal.default_int_handler, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -6,8 +6,8 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 import json
 import secrets
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from client.cli import SiteDir
+from common.signals import handled
 from server.cli_run import AsJson
 
 if TYPE_CHECKING:
@@ -127,16 +128,9 @@ def _print(result: "SelfTest") -> None:
     console.print(f"[{color}]{len(result.hits)} found[/]", highlight=False)
 
 
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
+def _interrupted_by_signals() -> AbstractContextManager[None]:
     """Lets SIGTERM and SIGHUP end the test as Ctrl-C does, so that its copy is deleted."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP)
 
 
 def mount(app: typer.Typer) -> None:

@@ -21,6 +21,7 @@ import tomli_w
 
 from common.errors import RunError
 from common.files import write_atomically
+from common.quiet import QUIET
 from simulations.marked_processes import end_marked, free_port
 
 _START_TIMEOUT_S = 60.0
@@ -88,11 +89,10 @@ def superlink(folder: Path) -> Iterator[SuperLink]:
 
 def _environment(home: Path, ray_folder: Path) -> dict[str, str]:
     programs = str(Path(sys.executable).parent)
-    return os.environ | {
+    return {
+        **os.environ,
+        **QUIET,
         "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(ray_folder),
@@ -101,7 +101,6 @@ def _environment(home: Path, ray_folder: Path) -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # The SuperLink finds its helpers by name.
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
-        "PYTHONUNBUFFERED": "1",
     }
 
 

@@ -3,15 +3,14 @@
 It reads `site.toml` and the roster, and no data; it must never load torch or flwr.
 """
 
-import fcntl
 import logging
 import os
 import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,6 +23,9 @@ from client.supervision.child import Child, Program, Show
 from client.supervision.restarts import Restarts
 from client.supervision.watches import Files, Health, Heartbeat
 from common.errors import SiteConfigError
+from common.private_files import nobody_else
+from common.quiet import QUIET, SMALL
+from common.signals import handled
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +38,6 @@ UNANSWERED_S = 60.0
 _CONNECTOR_GRACE_S = 20.0
 _SITE_GRACE_S = 40.0
 _TICK_S = 0.25
-
-# Flower asks its maker for updates, tells it of use, and installs what a bundle names; not here.
-_QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "PYTHONUNBUFFERED": "1",
-    "NO_COLOR": "1",
-}
-# The connector holds a message of the model's size now and then, and gives it back (docs).
-_SMALL = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +84,14 @@ def programs_of(site_dir: Path, settings: Settings) -> list[Program]:
     }
     named = [(name, str(value)) for name, value in options.items() if value is not None]
     others = [*chain(*named), *(["--insecure"] if settings.insecure else [])]
-    environment = {k: v for k, v in os.environ.items() if k != "FORCE_COLOR"} | _QUIET
+    inherited = {k: v for k, v in os.environ.items() if k != "FORCE_COLOR"}
+    environment = {**inherited, **QUIET, "NO_COLOR": "1"}
     roster = config.state_dir / "roster.json"
     return [
         Program(
             name="connector",
             command=(_wardround(), "site", "connect", *both, *others),
-            environment=environment | _SMALL,
+            environment={**environment, **SMALL},
             signs=Heartbeat(files.heartbeat),
             silence_s=STALE_S,
             files=Files([roster, *files.certificates]),
@@ -164,34 +156,24 @@ def up(site_dir: Path, settings: Settings) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     stop = threading.Event()
-    with ExitStack() as stack:
-        stack.enter_context(only_supervisor(load_site_config(site_dir)))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            stack.callback(signal.signal, number, signal.getsignal(number))
-            signal.signal(number, lambda *_: stop.set())
+    with (
+        only_supervisor(load_site_config(site_dir)),
+        handled(lambda *_: stop.set(), signal.SIGTERM, signal.SIGINT),
+    ):
         return supervise(programs_of(site_dir, settings), stop=stop, show=_show)
 
 
-@contextmanager
-def only_supervisor(config: SiteConfig) -> Iterator[None]:
+def only_supervisor(config: SiteConfig) -> AbstractContextManager[None]:
     """Holds the hospital for this process.
 
-    Raises:
+    Raises (when entered):
         SiteConfigError: another one holds it.
     """
-    config.state_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(config.state_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SiteConfigError(
-                f"Expected nobody to keep {config.name} up, found a `wardround site up` that does "
-                f"({config.state_dir}). Stop that one first."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    taken = SiteConfigError(
+        f"Expected nobody to keep {config.name} up, found a `wardround site up` that does "
+        f"({config.state_dir}). Stop that one first."
+    )
+    return nobody_else(config.state_dir / "supervisor.lock", taken)
 
 
 def _wardround() -> str:

@@ -146,7 +146,7 @@ class Control:
         for run_id, run in runs.items():
             if run.status.status != "finished":
                 self._stop_run(run_id)
-        bundle = _bundle()
+        bundle = empty_bundle()
         fab = Fab(hash_str=hashlib.sha256(bundle).hexdigest(), content=bundle)
         request = StartRunRequest(fab=fab)
         run_id = int(self._call("start a run", self._client.StartRun, request).run_id)
@@ -243,7 +243,7 @@ def _seen(info: NodeInfo, now: datetime) -> Seen:
     )
 
 
-def _bundle() -> bytes:
+def empty_bundle() -> bytes:
     """A Flower App Bundle without any code, always the same bytes."""
     digest = hashlib.sha256(_PYPROJECT.encode()).hexdigest()
     content = f"pyproject.toml,{digest},{len(_PYPROJECT.encode()) * 8}\n"

@@ -5,14 +5,12 @@ DIR/superlink/   superlink.db (runs, messages, nodes), superlink.log, address, h
 DIR/receipts/    the newest head of every hospital's ledger, from run to run
 """
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ProvisionError, RunError
+from common.private_files import nobody_else
 from common.roster import Roster, roster_from_bytes
 from common.signing import SigningKey
 from server.provision.consortium import Consortium, load_consortium
@@ -78,23 +76,14 @@ class Coordinator:
         return roster_from_bytes(path.read_bytes(), coordinator_key=self.key().public_key)
 
 
-@contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file `path`. Raises `RunError` at once if another process has it.
+def alone(path: Path, what: str) -> AbstractContextManager[None]:
+    """Holds the lock file `path`. Raises `RunError`, when entered, if another process has it.
 
     Args:
         what: what there may be only one of, for the text of the error.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"Expected one {what} for this folder, found another that is running ({path}). "
-                "Wait until it has ended, or end it."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    taken = RunError(
+        f"Expected one {what} for this folder, found another that is running ({path}). Wait until "
+        "it has ended, or end it."
+    )
+    return nobody_else(path, taken)

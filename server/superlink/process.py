@@ -23,6 +23,7 @@ import httpx
 from common.errors import RunError
 from common.files import write_atomically
 from common.private_files import make_private_folder
+from common.quiet import QUIET, SMALL
 from common.tether import tied
 from server.provision.provisioning import superlink_arguments
 from server.superlink.folder import Coordinator
@@ -242,15 +243,11 @@ def _watch(superlink: SuperLink, stop: threading.Event, wedged_after_s: float) -
 
 
 def _environment(home: Path) -> dict[str, str]:
-    return os.environ | {
+    return {
+        **os.environ,
+        **QUIET,
+        **SMALL,
         "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         # At its own level it writes a line for every request of every node.
         "FLWR_LOG_LEVEL": "WARNING",
-        "PYTHONUNBUFFERED": "1",
-        # What was freed goes back at once: models pass through, and nothing is computed.
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_TRIM_THRESHOLD_": "131072",
     }

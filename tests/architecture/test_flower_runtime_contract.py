@@ -25,7 +25,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
 from flwr.superlink.grid import HttpGrid
 
-from server.superlink.control import _bundle
+from server.superlink.control import empty_bundle
 
 
 class Answering:
@@ -121,9 +121,9 @@ def test_a_message_has_the_fields_that_we_use(proto: type, fields: set[str]) -> 
 def test_the_bundle_without_code_is_one() -> None:  # server/superlink/control.py
     from flwr.cli.config_utils import get_fab_config
 
-    config = get_fab_config(_bundle())
+    config = get_fab_config(empty_bundle())
     assert config["project"]["name"] == "wardround-run"
-    assert _bundle() == _bundle()
+    assert empty_bundle() == empty_bundle()
 
 
 def test_the_superlink_takes_our_arguments(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ from server.superlink.folder import Coordinator
 from server.superlink.process import SuperLink, supervise
 from server.superlink.tls import tls_of
 from simulations.cohort import SiteEffects, write_cohort
-from tests.federation.deployment import free_port, until
+from simulations.marked_processes import free_port
+from tests.federation.deployment import until
 from tests.unit.agent_cases import running
 
 ROOT = Path(__file__).parents[2]

@@ -5,15 +5,12 @@ itself, which is then the ServerApp. Nothing is left behind: every process is en
 """
 
 import hashlib
-import io
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,19 +27,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
-_PYPROJECT = """
-[project]
-name = "wardround-run"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41.0"]
-[tool.flwr.app]
-publisher = "wardround"
-[tool.flwr.app.components]
-serverapp = "none:none"
-clientapp = "none:none"
-[tool.flwr.app.config]
-"""
+from common.quiet import QUIET
+from server.superlink.control import empty_bundle
+from simulations.marked_processes import free_port
 
 
 def until(condition: Callable[[], object], *, timeout_s: float = 30.0) -> None:
@@ -52,13 +39,6 @@ def until(condition: Callable[[], object], *, timeout_s: float = 30.0) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @dataclass
@@ -82,13 +62,14 @@ class Link:
     def start(self) -> None:
         (self.folder / "empty").mkdir(parents=True, exist_ok=True)
         programs = Path(sys.executable).parent
-        environment = os.environ | {
-            "FLWR_HOME": str(self.folder / "home"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
+        environment = (
+            os.environ
+            | QUIET
+            | {
+                "FLWR_HOME": str(self.folder / "home"),
+                "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+            }
+        )
         command = [str(programs / "flower-superlink"), "--isolation", "process"]
         command += [] if self.ca is not None else ["--insecure"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
@@ -134,7 +115,7 @@ def superlink(folder: Path, *options: str, ca: Path | None = None) -> Iterator[L
 def coordinator(link: Link) -> Iterator[HttpGrid]:
     """The grid of a new run, which is this process's own."""
     control = ControlHttpClient(f"http://{link.address}")
-    bundle = _bundle()
+    bundle = empty_bundle()
     fab = Fab(hash_str=hashlib.sha256(bundle).hexdigest(), content=bundle)
     run_id = control.StartRun(StartRunRequest(fab=fab)).run_id
     control.close()
@@ -162,14 +143,3 @@ def register(link: Link, public_key: bytes) -> int:
     node_id: int = control.RegisterNode(RegisterNodeRequest(public_key=public_key)).node_id
     control.close()
     return node_id
-
-
-def _bundle() -> bytes:
-    """A Flower App Bundle without any code."""
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        archive.writestr("pyproject.toml", _PYPROJECT)
-        digest = hashlib.sha256(_PYPROJECT.encode()).hexdigest()
-        size = len(_PYPROJECT.encode()) * 8
-        archive.writestr(".info/CONTENT", f"pyproject.toml,{digest},{size}\n")
-    return data.getvalue()

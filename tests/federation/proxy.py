@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.federation.deployment import free_port, until
+from simulations.marked_processes import free_port
+from tests.federation.deployment import until
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "deploy" / "nginx" / "wardround.conf.template"

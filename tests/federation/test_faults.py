@@ -20,7 +20,7 @@ from flwr.superlink.grid import HttpGrid
 from client import node_fleet, node_loop
 from client.node_fleet import Fleet, NotRecognised
 from server.grid import wait_for_nodes
-from tests.federation.deployment import Link, coordinator, superlink, until
+from tests.federation.deployment import Link, until
 from tests.federation.fake_site import FakeSite
 from tests.federation.hospital import Hospital, pass_time
 from tests.federation.nodes import ROOT, ask, content, in_process, in_thread, new_key, only_node
@@ -30,25 +30,6 @@ pytestmark = pytest.mark.flower
 IS_FULL = os.environ.get("WARDROUND_HYPOTHESIS") == "full"
 # The SuperLink counts a node as gone after twenty seconds without a heartbeat.
 FROZEN_S = 40 if IS_FULL else 3
-
-
-@pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    with superlink(tmp_path_factory.mktemp("link")) as link:
-        yield link
-
-
-@pytest.fixture
-def grid(link: Link) -> Iterator[HttpGrid]:
-    with coordinator(link) as grid:
-        yield grid
-
-
-@pytest.fixture
-def site() -> Iterator[FakeSite]:
-    site = FakeSite().start()
-    yield site
-    site.stop()
 
 
 # Frozen.

@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,11 @@ from flwr.superlink.grid import HttpGrid
 
 from client.node_fleet import Fleet, Rejected
 from server.grid import exchange, wait_for_nodes
-from tests.federation.deployment import Link, coordinator, superlink, until
+from tests.federation.deployment import Link, until
 from tests.federation.fake_site import FakeSite
 from tests.federation.nodes import ask, content, in_process, in_thread, new_key, only_node
 
 pytestmark = pytest.mark.flower
-
-
-@pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    with superlink(tmp_path_factory.mktemp("link")) as link:
-        yield link
-
-
-@pytest.fixture
-def grid(link: Link) -> Iterator[HttpGrid]:
-    with coordinator(link) as grid:
-        yield grid
-
-
-@pytest.fixture
-def site() -> Iterator[FakeSite]:
-    site = FakeSite().start()
-    yield site
-    site.stop()
 
 
 def test_two_sites_answer_queries_training_and_evaluation_unchanged(

@@ -3,7 +3,6 @@
 import datetime
 import ipaddress
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,6 @@ from tests.federation.fake_site import FakeSite
 from tests.federation.nodes import ask, in_thread, only_node
 
 pytestmark = pytest.mark.flower
-
-
-@pytest.fixture
-def site() -> Iterator[FakeSite]:
-    site = FakeSite().start()
-    yield site
-    site.stop()
 
 
 def test_a_node_that_the_superlink_has_forgotten_joins_anew(tmp_path: Path, site: FakeSite) -> None:

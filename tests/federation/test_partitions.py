@@ -23,7 +23,7 @@ from server.grid import wait_for_nodes
 from server.superlink.run import run_study
 from tests.federation.blackhole import Blackhole, Way, blackhole
 from tests.federation.consortium import connected, journal, make_consortium, served
-from tests.federation.deployment import Link, coordinator, superlink, until
+from tests.federation.deployment import Link, until
 from tests.federation.hospital import Hospital, Trainer, pass_time, reply_to
 from tests.federation.nodes import in_thread, only_node
 from tests.round.tiny import TINY_STUDY
@@ -37,18 +37,6 @@ GONE_AFTER_S = 2 * node_fleet.HEARTBEAT_INTERVAL_S
 LARGE = 3_000_000  # float32: more than two of Flower's pieces
 # An answer that carries no message is smaller.
 A_MESSAGE_BYTES = 400
-
-
-@pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    with superlink(tmp_path_factory.mktemp("link")) as link:
-        yield link
-
-
-@pytest.fixture
-def grid(link: Link) -> Iterator[HttpGrid]:
-    with coordinator(link) as grid:
-        yield grid
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from common.errors import RunError
 from server.superlink.control import control_of
 from server.superlink.folder import Coordinator
 from server.superlink.process import SuperLink, check_host, supervise
-from tests.federation.deployment import free_port, until
+from simulations.marked_processes import free_port
+from tests.federation.deployment import until
 from tests.unit.provision_cases import ConsortiumFolder
 
 pytestmark = pytest.mark.flower

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import RunError
+from common.quiet import QUIET
 from common.tether import tied
 from simulations.marked_processes import end_marked
 
@@ -31,11 +32,8 @@ def running(
     (folder / "empty").mkdir(parents=True)
     programs, home = Path(sys.executable).parent, str(folder / "flwr")
     own = {
+        **QUIET,
         _MARK: home,
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "PYTHONUNBUFFERED": "1",
         # Flower finds its helpers by name.
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
     }
