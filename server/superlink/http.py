@@ -27,6 +27,9 @@ class Patient:
 
     Only for requests that may be repeated. Threads may share it.
 
+    Args:
+        on_return: called once the SuperLink answers again.
+
     Attributes:
         patience_s: seconds for which an unanswered request is repeated.
         outages: how often the SuperLink did not answer and then did.
@@ -37,11 +40,11 @@ class Patient:
         tls: ssl.SSLContext,
         *,
         patience_s: float,
-        on_outage: Callable[[], None] = lambda: None,
+        on_return: Callable[[], None] = lambda: None,
     ) -> None:
         self._http = httpx.Client(verify=tls, trust_env=False, follow_redirects=False)
         self.patience_s = patience_s
-        self._on_outage = on_outage
+        self._on_return = on_return
         self._lock = threading.Lock()
         self._is_out = False
         self.outages = 0
@@ -73,15 +76,14 @@ class Patient:
 
     def _failed(self) -> None:
         with self._lock:
-            is_new, self._is_out = not self._is_out, True
-        if is_new:
-            self._on_outage()
+            self._is_out = True
 
     def _answered(self) -> None:
         with self._lock:
-            if self._is_out:
-                self._is_out = False
-                self.outages += 1
+            was_out, self._is_out = self._is_out, False
+            self.outages += was_out
+        if was_out:
+            self._on_return()
 
 
 def _is_certificate(fault: Exception | None) -> bool:

@@ -22,7 +22,7 @@ class ListedPresence:
         - A node is silent from 12 s after its last heartbeat, and at once when it has left; one
           that announces fewer heartbeats (a stock SuperNode: every 30 s) as many times later.
         - After a time in which the SuperLink could not be heard either, all nodes are given 12 s
-          to be heard of again.
+          to be heard of again, however short it was.
 
     Args:
         nodes: asks the SuperLink; raises `RunError` where it does not answer.
@@ -46,6 +46,10 @@ class ListedPresence:
         if self._looked_at is None or now - self._looked_at >= _LOOK_EVERY_S:
             self._look(now)
         return frozenset() if self._awake is None else frozenset(node_ids) - self._awake
+
+    def start_again(self) -> None:
+        """Gives all nodes 12 s to be heard of: the SuperLink was away, and is back."""
+        self._looked_at = self._watching_since = self._awake = None
 
     def _look(self, now: float) -> None:
         # Unwatched for longer than three looks, the SuperLink may have been away.

@@ -36,9 +36,9 @@ from flwr.superlink.grid import HttpGrid
 from common import wire
 from common.errors import MessageError, RunError, WardroundError
 from common.parcels import is_packed, packed, unpacked
-from server.grid import Presence
 from server.superlink.http import Patient
 from server.superlink.masks import Masks
+from server.superlink.presence import ListedPresence
 from server.superlink.replies import Replies
 from server.superlink.tls import tls_of
 
@@ -82,11 +82,11 @@ class SuperLinkGrid(HttpGrid):
     """
 
     def __init__(
-        self, address: str, *, ca: Path, token: str, patience_s: float, presence: Presence
+        self, address: str, *, ca: Path, token: str, patience_s: float, presence: ListedPresence
     ) -> None:
         super().__init__(address, root_certificates=ca.read_bytes(), token=token)
         self.presence = presence
-        self.patient = Patient(tls_of(ca), patience_s=patience_s)
+        self.patient = Patient(tls_of(ca), patience_s=patience_s, on_return=presence.start_again)
         # The message in each node's hands, and how many outages it has seen.
         self._in_hand: dict[int, tuple[Message, int]] = {}
         self._replies = Replies(0)
@@ -190,7 +190,7 @@ class SuperLinkGrid(HttpGrid):
 
 @contextmanager
 def task_of(
-    run_id: int, *, address: str, ca: Path, patience_s: float, presence: Presence
+    run_id: int, *, address: str, ca: Path, patience_s: float, presence: ListedPresence
 ) -> Iterator[SuperLinkGrid]:
     """The grid of the run's task, which is this process's from now on.
 

@@ -115,7 +115,8 @@ def test_messages_and_a_run_that_the_superlink_has_lost_are_made_up_for(
         run_study(run, consortium.coordinator, listeners=[listen], on_notice=notices.append)
     assert [text for text in notices if "going on in a new one" in text] == notices[:1]
     assert reasons(run.folder) == []
-    assert [event["round"] for event in journal(run.folder, "run_resumed")] == [1]
+    # At the next round, where the last reply came before the end of the run was noticed.
+    assert [event["round"] for event in journal(run.folder, "run_resumed")] in ([1], [2])
     assert (run.folder / "model.safetensors").read_bytes() == uninterrupted
 
 

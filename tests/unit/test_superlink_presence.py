@@ -73,6 +73,16 @@ def test_after_an_outage_everybody_has_12_s_to_come_back(listed: List) -> None:
     assert 72.0 <= found <= 75.0
 
 
+def test_after_an_outage_between_two_looks_everybody_has_12_s_too(listed: List) -> None:
+    listed.heard_at = {1: 1e9}
+    listed.watch(20.0, 1)
+    listed.heard_at = {1: 10.0}
+    listed.presence.start_again()
+    found = listed.watch(60.0, 1)
+    assert found is not None
+    assert 32.0 <= found <= 35.0
+
+
 def test_a_time_in_which_nobody_looked_counts_as_an_outage(listed: List) -> None:
     listed.heard_at = {1: 1e9}
     listed.watch(20.0, 1)

@@ -1,0 +1,66 @@
+"""A request to a SuperLink that is away is sent again, and its return is told once."""
+
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import httpx
+import pytest
+from flwr.supercore.protobuf.client import ProtobufRequestContext
+from google.protobuf.empty_pb2 import Empty
+
+from server.superlink.http import Patient
+
+
+@contextmanager
+def answering(*codes: int) -> Iterator[str]:
+    """The URL of a server on loopback that gives these answers, one after another."""
+    left = list(codes)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(left.pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: the test's output is its own."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def asked(patient: Patient, url: str) -> int:
+    request = httpx.Request("POST", url)
+    context = ProtobufRequestContext(rpc_method="", message=Empty(), request=request)
+    return patient.intercept(context, lambda _: pytest.fail("that is Flower's own")).status_code
+
+
+def test_the_return_of_a_superlink_is_told_once_for_each_time_that_it_was_away() -> None:
+    returns: list[int] = []
+    patient = Patient(
+        ssl.create_default_context(), patience_s=10.0, on_return=lambda: returns.append(1)
+    )
+    with answering(200, 503, 502, 200, 200, 500, 200) as url:
+        assert asked(patient, url) == 200
+        assert returns == []
+        assert [asked(patient, url) for _ in range(3)] == [200, 200, 200]
+    patient.close()
+    assert len(returns) == 2
+    assert patient.outages == 2
+
+
+def test_without_patience_the_first_answer_counts() -> None:
+    patient = Patient(ssl.create_default_context(), patience_s=0.0)
+    with answering(503) as url:
+        assert asked(patient, url) == 503
+    patient.close()
+    assert patient.outages == 0
