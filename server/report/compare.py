@@ -10,9 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from common.errors import RunError
-from common.study import Study
-from server.journal import Event
-from server.report.html.document import (
+from common.page.document import (
     Block,
     Items,
     Page,
@@ -21,6 +19,8 @@ from server.report.html.document import (
     Table,
     html_of,
 )
+from common.study import Study
+from server.journal import Event
 from server.report.html.report import FOOTER
 from server.report.html.spread import is_private, last_evaluated, spread_of
 from server.report.markdown import columns_of, noised_number_of, number_of, title_of

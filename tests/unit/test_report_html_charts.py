@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from common.metrics.evaluation import statistics_of
 from common.metrics.noised import NOISE_VARIANCE, arcsine_edges
 from common.metrics.statistics import EvaluationSums
+from common.page.charts import Bar, Dot, Line, bar_chart, dot_chart, line_chart
+from common.page.document import Table
+from common.page.scales import Frame, ticks_between, whole_ticks
 from server.report.html.calibration import FEWEST, calibration_bins
-from server.report.html.charts import Dot, Line, budget_chart, dot_chart, line_chart
-from server.report.html.scales import Frame, ticks_between, whole_ticks
 from tests.unit.builders import MULTICLASS, evaluation, study_of
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False, allow_subnormal=False)
@@ -84,12 +85,14 @@ def test_dots_are_ordered_as_their_values_and_whiskers_stay_within_bounds() -> N
     assert float(ends[1][1]) == ticks[-1]
 
 
-def test_a_budget_is_never_drawn_longer_than_it_is() -> None:
-    chart = budget_chart("t", spent=[("a", 1.5), ("b", 9.0)], limit=3.0, description="d")
+def test_a_bar_is_never_drawn_longer_than_its_track() -> None:
+    bars = [Bar(name="a", part=0.5, text="1.5 of 3"), Bar(name="b", part=3.0, text="9 of 3")]
+    table = Table(caption="t", head=("hospital", "spent"), rows=[("a", "1.5"), ("b", "9")])
+    chart = bar_chart("t", bars=bars, description="d", table=table)
     track, half, _, full = (float(w) for w in re.findall(r'<rect[^>]* width="([\d.]+)"', chart.svg))
     assert half == pytest.approx(track / 2, abs=0.1)
     assert full == track
-    assert chart.table.rows[0] == ("a", "1.500", "1.500")
+    assert chart.table == table
 
 
 def test_texts_in_charts_are_escaped() -> None:

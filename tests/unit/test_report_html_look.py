@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.report.html.style import DARK, GRAPHIC_PAIRS, LIGHT, STYLE, TEXT_PAIRS, content_policy
+from common.page.style import DARK, GRAPHIC_PAIRS, LIGHT, STYLE, TEXT_PAIRS, content_policy
 from tests.unit.report_journals import page_of, plain_journal, private_journal
 
 SCHEMES = {"light": LIGHT, "dark": DARK}

@@ -25,7 +25,7 @@ def answering(*codes: int) -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Nothing: the test's output is its own."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:

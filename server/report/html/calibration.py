@@ -14,7 +14,7 @@ import numpy as np
 from common.metrics.classification import CALIBRATION_BINS
 from common.metrics.noised import NOISE_VARIANCE, arcsine_edges
 from common.metrics.statistics import EvaluationSums, Floats
-from server.report.html.charts import Bin
+from common.page.charts import Bin
 
 FEWEST = 10
 # Noise may be at most this part of a bin's patients (one standard deviation).

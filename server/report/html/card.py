@@ -7,10 +7,10 @@ et al. 2019, "Model Cards for Model Reporting", whose headings it keeps.
 from typing import Any
 
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
-from server.report.html.document import Block, Heading, Items, Paragraph, Section, Table
+from common.page.document import Block, Heading, Items, Paragraph, Section, Table
+from common.page.words import listed, several
 from server.report.html.facts import Facts
 from server.report.html.spread import is_private, last_evaluated, spread_of
-from server.report.html.words import listed, several
 from server.report.markdown import number_of
 
 _OPEN = (

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from common.study_file import study_to_toml
-from server.report.html.charts import Line, line_chart
-from server.report.html.document import (
+from common.page.charts import Line, line_chart
+from common.page.document import (
     Block,
     Charts,
     Details,
@@ -16,9 +15,11 @@ from server.report.html.document import (
     Section,
     Table,
 )
+from common.page.words import bytes_text, listed, rounds_text, several
+from common.study_file import study_to_toml
 from server.report.html.facts import QUERY, Facts, MessageKind
 from server.report.html.spread import is_private
-from server.report.html.words import bytes_text, listed, reason_of, rounds_text, several
+from server.report.html.words import reason_of
 
 _KINDS = {
     QUERY: "enrolment",

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-from server.report.html.calibration import FEWEST, calibration_bins
-from server.report.html.charts import (
+from common.page.charts import (
     Dot,
     Line,
     calibration_chart,
     dot_chart,
     line_chart,
 )
-from server.report.html.document import (
+from common.page.document import (
     Block,
     Chart,
     Charts,
@@ -21,6 +20,7 @@ from server.report.html.document import (
     Section,
     Table,
 )
+from server.report.html.calibration import FEWEST, calibration_bins
 from server.report.html.facts import Facts
 from server.report.html.spread import is_private, last_evaluated, spread_of
 from server.report.markdown import (

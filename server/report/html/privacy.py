@@ -3,8 +3,8 @@
 from math import exp
 from typing import Any
 
-from server.report.html.charts import budget_chart
-from server.report.html.document import (
+from common.page.charts import Bar, bar_chart
+from common.page.document import (
     Block,
     Charts,
     Heading,
@@ -104,11 +104,19 @@ def _spent(results: dict[str, Any]) -> list[Block]:
     spent = [(site, cost["epsilon"]) for site, cost in sites if cost["epsilon"] is not None]
     if limit is not None and 0 < len(spent) <= _MOST_BARS:
         most = max(value for _, value in spent)
-        chart = budget_chart(
-            f"Spent of epsilon {limit:g}, by hospital",
-            spent=spent,
-            limit=limit,
+        title = f"Spent of epsilon {limit:g}, by hospital"
+        chart = bar_chart(
+            title,
+            bars=[
+                Bar(name=site, part=value / limit, text=f"{cost_of(value)} of {limit:g}")
+                for site, value in spent
+            ],
             description=f"Of epsilon {limit:g}, hospitals have spent at most {cost_of(most)}.",
+            table=Table(
+                caption=title,
+                head=("hospital", "spent", "left"),
+                rows=[(site, cost_of(value), left_of(limit, value)) for site, value in spent],
+            ),
         )
         blocks.append(Charts(charts=[chart]))
     return blocks

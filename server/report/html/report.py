@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from common.page.document import Page, html_of
 from server.report.html.card import model_card
 from server.report.html.course import environment, taking_part, timing, what_left
-from server.report.html.document import Page, html_of
 from server.report.html.facts import Facts
 from server.report.html.performance import by_hospital, learning_curves, own_models
 from server.report.html.privacy import privacy

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from server.report.html.document import Block, Figure, Figures, Heading, Items, Paragraph, Section
+from common.page.document import Block, Figure, Figures, Heading, Items, Paragraph, Section
+from common.page.words import bytes_text, listed, several
 from server.report.html.facts import Facts
 from server.report.html.spread import Spread, is_private, last_evaluated, spread_of
-from server.report.html.words import bytes_text, listed, meaning_of, several
+from server.report.html.words import meaning_of
 from server.report.markdown import noised_number_of, number_of
 from server.report.privacy import cost_of
 

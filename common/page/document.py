@@ -8,8 +8,8 @@ from typing import ClassVar
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from server.report.html.style import STYLE, content_policy
-from server.report.html.templates import TEMPLATES
+from common.page.style import STYLE, content_policy
+from common.page.templates import TEMPLATES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Charts as SVG: lines over rounds, dots by hospital, calibration, and bars of a budget.
+"""Charts as SVG: lines over rounds, dots by hospital, calibration, and bars.
 
 Guarantees:
     - Every chart has a name and a description for those who cannot see it, and all of its numbers
@@ -13,8 +13,8 @@ from hashlib import sha256
 
 from markupsafe import Markup
 
-from server.report.html.document import Chart, Table
-from server.report.html.scales import (
+from common.page.document import Chart, Table
+from common.page.scales import (
     HEIGHT,
     LEFT,
     TOP,
@@ -24,7 +24,6 @@ from server.report.html.scales import (
     ticks_between,
     whole_ticks,
 )
-from server.report.privacy import cost_of, left_of
 
 # More rounds than pixels would only make the file longer.
 _MOST_POINTS = 150
@@ -67,6 +66,15 @@ class Bin:
     interval: tuple[float, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bar: which part of its track it fills, from 0 to 1, and what is written behind it."""
+
+    name: str
+    part: float
+    text: str
+
+
 def line_chart(
     title: str,
     *,
@@ -92,7 +100,7 @@ def line_chart(
     body = frame.axes(x_label, y_label) + Markup("").join(drawn) + _legend(lines)
     rows = [(str(n), *(number_text(line.values[i]) for line in lines)) for i, n in enumerate(x)]
     head = (x_label, *(line.name for line in lines))
-    return _chart(title, description, body, HEIGHT, Table(caption=title, head=head, rows=rows))
+    return chart_of(title, description, body, HEIGHT, Table(caption=title, head=head, rows=rows))
 
 
 def dot_chart(
@@ -137,7 +145,7 @@ def dot_chart(
     head = ("hospital", label, "± noise") if has_noise else ("hospital", label)
     rows = [(d.name, number_text(d.value), number_text(d.sd))[: len(head)] for d in dots]
     table = Table(caption=title, head=head, rows=rows)
-    return _chart(title, description, Markup("").join(parts), height, table)
+    return chart_of(title, description, Markup("").join(parts), height, table)
 
 
 def calibration_chart(title: str, *, bins: Sequence[Bin], description: str) -> Chart:
@@ -172,34 +180,29 @@ def calibration_chart(title: str, *, bins: Sequence[Bin], description: str) -> C
     ]
     head = ("predicted between", "patients", "mean predicted", "observed", "95 % interval")
     table = Table(caption=title, head=head, rows=rows)
-    return _chart(title, description, Markup("").join(parts), HEIGHT, table)
+    return chart_of(title, description, Markup("").join(parts), HEIGHT, table)
 
 
-def budget_chart(
-    title: str, *, spent: Sequence[tuple[str, float]], limit: float, description: str
-) -> Chart:
-    """What each hospital has spent of the same limit, as bars."""
-    height = 12 + _ROW * len(spent)
+def bar_chart(title: str, *, bars: Sequence[Bar], description: str, table: Table) -> Chart:
+    """A bar for each name on a track of the same length."""
+    height = 12 + _ROW * len(bars)
     width = WIDTH - _NAMES - 104
     parts = []
-    for n, (name, value) in enumerate(spent):
+    for n, bar in enumerate(bars):
         middle = 6 + _ROW * (n + 0.5)
-        part = min(value / limit, 1.0)
-        parts.append(_row_name(name, middle))
+        parts.append(_row_name(bar.name, middle))
         parts += [
             Markup('<rect class="{}" x="{}" y="{}" width="{}" height="12" rx="3"/>').format(
                 look, _NAMES, middle - 6, round(long * width, 1)
             )
-            for look, long in (("track", 1.0), ("bar", part))
+            for look, long in (("track", 1.0), ("bar", min(max(bar.part, 0.0), 1.0)))
         ]
         parts.append(
             Markup('<text class="tick" x="{}" y="{}">{}</text>').format(
-                _NAMES + width + 8, middle + 4, f"{cost_of(value)} of {limit:g}"
+                _NAMES + width + 8, middle + 4, bar.text
             )
         )
-    rows = [(name, cost_of(value), left_of(limit, value)) for name, value in spent]
-    table = Table(caption=title, head=("hospital", "spent", "left"), rows=rows)
-    return _chart(title, description, Markup("").join(parts), height, table)
+    return chart_of(title, description, Markup("").join(parts), height, table)
 
 
 def number_text(value: float | None) -> str:
@@ -213,7 +216,8 @@ def number_text(value: float | None) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3f}"
 
 
-def _chart(title: str, description: str, body: Markup, height: float, table: Table) -> Chart:
+def chart_of(title: str, description: str, body: Markup, height: float, table: Table) -> Chart:
+    """A chart from what is drawn in it, named and described for those who cannot see it."""
     # Equal charts may share a name; different ones in a page must not.
     key = sha256(f"{title}\0{description}\0{body}".encode(errors="replace")).hexdigest()[:10]
     svg = Markup(
