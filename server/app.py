@@ -56,7 +56,8 @@ class Run:
 
     Attributes:
         engine: the transport, for the record: "in-process" or "flower".
-        resume: go on from the newest checkpoint of the folder, instead of from the start.
+        resume: go on from the newest checkpoint of the folder, or where the hospitals enrol if it
+            ended before there was one, instead of beginning another run.
         durable: wait for the disk (fsync) at every checkpoint and journal line.
         init_from: a folder with a model, whose blocks the study starts from where they fit.
         noise: of the privacy of sites, injected by a simulation so that it can be repeated;
@@ -121,7 +122,8 @@ def execute(
     checkpoints = CheckpointFolder(run.folder / "checkpoints", durable=run.durable)
     if not run.resume:
         check_unused(run.folder)
-    resumed = checkpoints.load(run.study.hash) if run.resume else None
+    run_id = _id_without_checkpoint(run, journal_path) if run.resume else secrets.token_hex(8)
+    resumed = checkpoints.load(run.study.hash) if run_id is None else None
     model = PatientModel(run.study)
     start = Transfer(model=state_of(model), taken=frozenset(), left={})
     if resumed is None:
@@ -129,11 +131,11 @@ def execute(
     write_atomically(
         run.folder / "study.toml", study_to_toml(run.study).encode(), durable=run.durable
     )
-    run_id = secrets.token_hex(8) if resumed is None else resumed.run_id
+    run_id = resumed.run_id if resumed is not None else run_id
     journal = Journal(journal_path, durable=run.durable, listeners=listeners)
     try:
         journal.write(
-            "run_started" if resumed is None else "run_resumed",
+            "run_resumed" if run.resume else "run_started",
             run_id=run_id,
             study=run.study.model_dump(mode="json"),
             study_hash=run.study.hash,
@@ -185,6 +187,20 @@ def execute(
     finally:
         journal.close()
     write_report(run.folder)
+
+
+def _id_without_checkpoint(run: Run, journal: Path) -> str | None:
+    """The id of a run that ended while hospitals enrolled, so that there is nothing to load.
+
+    It begins again under its id: what hospitals have released by then they send once more, and it
+    costs them nothing.
+    """
+    if not journal.is_file() or any((run.folder / "checkpoints").glob("round-*")):
+        return None
+    starts = [e for e in read_journal(journal) if e["event"] in ("run_started", "transferred")]
+    # One that had begun from another model has not written down which.
+    is_same = [e.get("study_hash") for e in starts] == [run.study.hash]
+    return str(starts[0]["run_id"]) if is_same else None
 
 
 def _receipts(run: Run, history: Sequence[Event]) -> Receipts:

@@ -84,7 +84,8 @@ def run_study(
                 newest = _newest_checkpoint(run.folder)
                 num_lost = num_lost + 1 if newest == reached else 1
                 reached = newest
-                if not newest or num_lost >= _MOST_LOST:
+                is_at_start = not newest and run.init_from is not None
+                if is_at_start or num_lost >= _MOST_LOST:
                     raise _lost(fault, newest) from None
                 on_notice(f"{str(fault).capitalize()}; going on in a new one at the same round.")
                 run = replace(run, resume=True, init_from=None)
@@ -191,9 +192,9 @@ def _newest_checkpoint(folder: Path) -> str:
 
 
 def _lost(fault: RunLost, newest: str) -> RunError:
-    todo = "go on with --resume" if newest else "start again with another --out"
+    times = f"{_MOST_LOST} times at one round" if newest else "before the first round"
     return RunError(
-        f"Expected the SuperLink to keep the run, found that {fault}, "
-        f"{f'{_MOST_LOST} times at one round' if newest else 'before the first round'}. See "
-        f"superlink/superlink.log in the coordinator's folder, and {todo}."
+        f"Expected the SuperLink to keep the run, found that {fault}, {times}. See "
+        "superlink/superlink.log in the coordinator's folder, and "
+        f"{'go on with --resume' if newest else 'start again with another --out'}."
     )

@@ -1,5 +1,6 @@
 """Sites that fail, lie or are hostile: the round goes on without them, and says so."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -13,11 +14,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from flwr.common.constant import ErrorCode
 
 from common.arrays import Arrays, Block, slices_of
-from common.errors import CohortError, DataError
+from common.errors import CheckpointError, CohortError, DataError
 from common.models.patient_model import PatientModel, state_of
 from common.study_file import override
 from common.wire import Reply, Task, TaskKind
-from server.journal import read_journal
+from server.journal import Event, read_journal
 from simulations.engine import InProcessGrid
 from simulations.simulate import Simulation, simulate
 
@@ -356,6 +357,27 @@ def test_with_too_few_sites_the_run_ends_after_the_attempts_and_can_be_resumed(
     assert resumed.results["status"] == "finished"
     assert resumed.results["resumed_at_rounds"] == [2]
     assert resumed.model_bytes == federate(study).model_bytes
+
+
+def test_a_run_that_was_killed_while_hospitals_enrolled_begins_again_under_its_id(
+    federate, honest, study, tmp_path: Path
+) -> None:
+    def die(event: Event) -> None:
+        if event["event"] == "enrolled":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(out=tmp_path / "run", listeners=[die])
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    resumed = federate(out=tmp_path / "run", resume=True)
+    assert resumed.model_bytes == honest.model_bytes
+    assert resumed.results["resumed_at_rounds"] == [0]
+    (started,), (again,) = resumed.events("run_started"), resumed.events("run_resumed")
+    assert again["run_id"] == started["run_id"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "journal.jsonl").write_text(json.dumps(started) + "\n")
+    with pytest.raises(CheckpointError, match="found none"):
+        federate(override(study, training__rounds=9), out=tmp_path / "other", resume=True)
 
 
 @pytest.mark.threat("S0-1")
