@@ -23,7 +23,7 @@ from common.signing import SigningKey
 from common.study import Study
 from common.study_file import study_of_run, study_to_toml
 from common.wire import arrays_from_record, arrays_to_record
-from server.checkpoint import CheckpointFolder
+from server.checkpoint import Checkpoint, CheckpointFolder
 from server.combining import combining_of
 from server.correspondence import Correspondence, Unsigned
 from server.journal import Event, Journal, Listener, read_journal
@@ -122,8 +122,7 @@ def execute(
     checkpoints = CheckpointFolder(run.folder / "checkpoints", durable=run.durable)
     if not run.resume:
         check_unused(run.folder)
-    run_id = _id_without_checkpoint(run, journal_path) if run.resume else secrets.token_hex(8)
-    resumed = checkpoints.load(run.study.hash) if run_id is None else None
+    run_id, resumed = _beginning(run, checkpoints, journal_path)
     model = PatientModel(run.study)
     start = Transfer(model=state_of(model), taken=frozenset(), left={})
     if resumed is None:
@@ -131,7 +130,6 @@ def execute(
     write_atomically(
         run.folder / "study.toml", study_to_toml(run.study).encode(), durable=run.durable
     )
-    run_id = resumed.run_id if resumed is not None else run_id
     journal = Journal(journal_path, durable=run.durable, listeners=listeners)
     try:
         journal.write(
@@ -189,18 +187,23 @@ def execute(
     write_report(run.folder)
 
 
-def _id_without_checkpoint(run: Run, journal: Path) -> str | None:
-    """The id of a run that ended while hospitals enrolled, so that there is nothing to load.
+def _beginning(
+    run: Run, checkpoints: CheckpointFolder, journal: Path
+) -> tuple[str, Checkpoint | None]:
+    """The run's id, and the checkpoint to go on from.
 
-    It begins again under its id: what hospitals have released by then they send once more, and it
-    costs them nothing.
+    A run that ended while hospitals enrolled has none, and begins again under its id: what
+    hospitals had released by then they send once more, and it costs them nothing.
     """
-    if not journal.is_file() or any((run.folder / "checkpoints").glob("round-*")):
-        return None
-    starts = [e for e in read_journal(journal) if e["event"] in ("run_started", "transferred")]
-    # One that had begun from another model has not written down which.
-    is_same = [e.get("study_hash") for e in starts] == [run.study.hash]
-    return str(starts[0]["run_id"]) if is_same else None
+    if not run.resume:
+        return secrets.token_hex(8), None
+    if journal.is_file() and not any((run.folder / "checkpoints").glob("round-*")):
+        starts = [e for e in read_journal(journal) if e["event"] in ("run_started", "transferred")]
+        # One that had begun from another model has not written down which.
+        if [event.get("study_hash") for event in starts] == [run.study.hash]:
+            return str(starts[0]["run_id"]), None
+    resumed = checkpoints.load(run.study.hash)
+    return resumed.run_id, resumed
 
 
 def _receipts(run: Run, history: Sequence[Event]) -> Receipts:
