@@ -18,6 +18,7 @@ from rich.markup import escape
 
 import client.cli
 import server.cli
+import simulations.cli_joining
 import simulations.cli_results
 import simulations.cli_self_test
 import simulations.cli_simulate
@@ -253,6 +254,7 @@ def bench_federation(
 app.add_typer(data_app, name="data", rich_help_panel="For a researcher")
 app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
 simulations.cli_results.mount(app)
+simulations.cli_joining.mount(app)
 client.cli.mount(app)
 simulations.cli_self_test.mount(app)
 server.cli.mount(app)
