@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli_run import MlflowStore, TensorBoardFolder
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,6 +25,8 @@ def report(
     run: Annotated[Path, typer.Argument(help=_OF_A_RUN, show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
     opens: Annotated[bool, typer.Option("--open", help="Open report.html in the browser.")] = False,
+    mlflow: MlflowStore = None,
+    tensorboard: TensorBoardFolder = None,
 ) -> None:
     """Write results.json, report.md and report.html from the journal, and print the report."""
     import webbrowser
@@ -30,6 +34,10 @@ def report(
     from server.report import write_report
 
     path = write_report(run)
+    if mlflow is not None or tensorboard is not None:
+        from server.sinks.live import sinks_of, tell_run
+
+        tell_run(run, sinks_of(mlflow, tensorboard))
     typer.echo((run / "results.json" if as_json else path).read_text(encoding="utf-8"))
     page = (run / "report.html").resolve()
     typer.echo(f"Page: {page}", err=True)

@@ -32,6 +32,13 @@ Delta = Annotated[
     float | None,
     typer.Option(help="With --epsilon, or of a private study; default: the study's, else 0.0001."),
 ]
+MlflowStore = Annotated[
+    str | None,
+    typer.Option(help="Tell the run to MLflow, too: a folder, or the address of a store."),
+]
+TensorBoardFolder = Annotated[
+    Path | None, typer.Option(help="Write the run for TensorBoard, too: a folder.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 _DELTA = 1e-4

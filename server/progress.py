@@ -11,8 +11,10 @@ from common.metrics.evaluation import from_flat, statistics_of
 from common.metrics.statistics import EvaluationSums, Metrics
 from common.study import Study
 from server.journal import Event
+from server.report.html.words import reason_of
 from server.report.markdown import columns_of, columns_with_values, noised_number_of, title_of
 from server.report.privacy import cost_of
+from server.watch.states import RunState, after, span
 
 _MOST_ROWS = 16
 # Metrics with the size of their noise are wide; the report has all of them.
@@ -22,19 +24,19 @@ _MOST_NOISED = 3
 class Progress:
     """Shows each site's state in the present round; a line a round where there is no terminal.
 
-    Used as a context manager; `listen` is the journal's listener.
+    The facts are those of the live page (`server.watch`). Used as a context manager; `listen` is
+    the journal's listener.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
         self._study: Study | None = None
-        self._num_rounds = 0
-        self._round = 0
-        self._kind = "query"
-        self._rows: dict[str, dict[str, str]] = {}
+        self._state = RunState()
+        self._patients: dict[str, str] = {}
+        self._metrics_of: dict[str, str] = {}
         self._total: EvaluationSums | None = None
-        self._num_answers = 0
+        self._epsilon: float | None = None
         self._last_round = ""
 
     def __enter__(self) -> "Progress":
@@ -56,9 +58,11 @@ class Progress:
             "asked": self._on_asked,
             "reply": self._on_reply,
             "absent": self._on_absent,
+            "site_privacy": self._on_site_privacy,
             "aggregated": self._on_round,
             "run_finished": self._on_round,
         }
+        self._state = after(self._state, event)
         action = actions.get(event["event"])
         if action is not None:
             action(event)
@@ -67,44 +71,43 @@ class Progress:
 
     def _on_start(self, event: Event) -> None:
         self._study = Study.model_validate(event["study"])
-        self._num_rounds = event["num_rounds"]
+        if event["event"] == "run_resumed":
+            self._console.print(f"Going on at round {event['round']}.", highlight=False)
 
     def _on_enrolled(self, event: Event) -> None:
         patients = "private" if self._is_private else str(event["counts"].get("patients", ""))
-        self._rows[event["site"]] = {"patients": patients, "state": "enrolled"}
+        self._patients[event["site"]] = patients
 
-    def _on_asked(self, event: Event) -> None:
-        self._round, self._kind = event["round"], event["kind"]
-        self._total, self._num_answers = None, 0
-        for row in self._rows.values():
-            row["state"] = "training …" if self._kind == "train" else "evaluating …"
+    def _on_asked(self, _: Event) -> None:
+        self._total = None
 
     def _on_reply(self, event: Event) -> None:
-        row = self._rows.get(event["site"])
-        if row is None:
+        if event["site"] not in self._patients:
             return
-        self._num_answers += 1
-        row["state"] = "answered"
-        seconds = sum(v[0] for k, v in event["metrics"].items() if k.startswith("seconds"))
-        row["seconds"] = f"{seconds:.2f}"
+        spent = (event.get("receipt") or {}).get("epsilon")
+        if spent is not None:
+            self._epsilon = max(spent, self._epsilon or 0.0)
         sums = self._sums(event)
         if sums is None:
-            row["metric"] = "–" if self._is_private else "not sent"
+            self._metrics_of[event["site"]] = "–" if self._is_private else "not sent"
             return
         self._total = sums if self._total is None else self._total + sums
         column = self._columns()[0]
-        row["metric"] = noised_number_of(column, self._metrics(sums))
+        self._metrics_of[event["site"]] = noised_number_of(column, self._metrics(sums))
 
     def _on_absent(self, event: Event) -> None:
-        self._rows.setdefault(event["site"], {})["state"] = f"absent: {event['reason']}"
         if not self._console.is_terminal:
-            where = f"round {event['round']}: {event['site']} absent ({event['reason']})"
-            self._console.print(where, highlight=False)
+            why = reason_of(event["reason"])
+            where = f"round {event['round']}: {event['site']} absent ({why})"
+            self._console.print(where, markup=False, highlight=False, soft_wrap=True)
+
+    def _on_site_privacy(self, event: Event) -> None:
+        self._epsilon = event["epsilon"]
 
     def _on_round(self, event: Event) -> None:
         self._last_round = self._summary()
-        if not self._console.is_terminal and self._kind != "query":
-            self._console.print(self._last_round, highlight=False)
+        if not self._console.is_terminal and self._state.kind != "query":
+            self._console.print(self._last_round, highlight=False, soft_wrap=True)
 
     def _sums(self, event: Event) -> EvaluationSums | None:
         """The statistics of the first outcome in a reply, if its site sends them."""
@@ -132,30 +135,34 @@ class Progress:
 
     def _summary(self) -> str:
         """The present round as far as it has come, pooled over the sites that have answered."""
-        answered = f"round {self._round}/{self._num_rounds}: {self._num_answers} sites"
+        state = self._state
+        answered = f"round {state.round}/{state.num_rounds}: {state.num_answered} sites"
+        spent = "" if self._epsilon is None else f", epsilon {cost_of(self._epsilon)} spent"
         if self._total is None and self._is_private:
-            return answered
+            return f"{answered}{spent}"
         metrics = self._metrics(self._total)
         # A private site sends nothing that a loss could be computed from.
         shown = dict.fromkeys((*self._columns()[:2], *([] if self._is_private else ["loss"])))
         numbers = ", ".join(f"{title_of(name)} {noised_number_of(name, metrics)}" for name in shown)
-        return f"{answered}, {numbers}"
+        return f"{answered}, {numbers}{spent}"
 
     def table(self) -> Table:
         """Each site and its state in the present round."""
-        answered = f"{self._num_answers} of {len(self._rows)} sites have answered"
+        state = self._state
+        left = "" if state.seconds_left is None else f"; about {span(state.seconds_left)} left"
+        answered = f"{state.num_answered} of {len(state.sites)} sites have answered{left}"
         table = Table(
-            title=f"round {self._round}/{self._num_rounds}: {answered}",
+            title=f"round {state.round}/{state.num_rounds}: {answered}",
             caption=self._last_round or None,
             title_justify="left",
             caption_justify="left",
         )
         for column in ("site", "patients", "state", title_of(self._columns()[0]), "seconds"):
             table.add_column(column, justify="left" if column in ("site", "state") else "right")
-        rows = sorted(self._rows.items())
-        for site, row in rows[:_MOST_ROWS]:
-            cells = [row.get(c, "") for c in ("patients", "state", "metric", "seconds")]
-            table.add_row(site, *cells)
+        rows = sorted(state.sites.items())
+        for name, site in rows[:_MOST_ROWS]:
+            told = self._patients.get(name, ""), site.doing, self._metrics_of.get(name, "")
+            table.add_row(name, *told, "" if site.seconds is None else f"{site.seconds:.2f}")
         if len(rows) > _MOST_ROWS:
             table.add_row(f"… and {len(rows) - _MOST_ROWS} more", "", "", "", "")
         return table

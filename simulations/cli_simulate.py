@@ -13,10 +13,12 @@ from server.cli_run import (
     AsJson,
     Delta,
     Epsilon,
+    MlflowStore,
     Rounds,
     Seed,
     StrategyName,
     StudyName,
+    TensorBoardFolder,
     effective_study,
     how_to_go_on,
     new_run_folder,
@@ -25,6 +27,7 @@ from server.cli_run import (
 
 if TYPE_CHECKING:
     from common.study import Study
+    from server.journal import Listener
     from simulations.simulate import Simulation
 
 Sites = Annotated[
@@ -55,10 +58,13 @@ def simulate(
         typer.Option(help="Start from the model of another run, block by block where it fits."),
     ] = None,
     durable: Annotated[bool, typer.Option(help="Wait for the disk (fsync) at every step.")] = False,
+    mlflow: MlflowStore = None,
+    tensorboard: TensorBoardFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one model across hospitals on this machine, and report each hospital's result."""
     from common.run_folder import check_unused, check_used
+    from server.sinks.live import live, sinks_of
     from simulations.simulate import Simulation
 
     if engine not in ("in-process", "flower"):
@@ -79,6 +85,7 @@ def simulate(
     )
     folder = out or new_run_folder(effective.name)
     (check_used if resume else check_unused)(folder)
+    sinks = sinks_of(mlflow, tensorboard)
     simulation = Simulation(
         study=effective,
         sites=sites or simulated_hospitals(effective, folder, num_sites, console, resume=resume),
@@ -88,7 +95,8 @@ def simulate(
         init_from=init_from,
     )
     try:
-        _run(simulation, engine, console)
+        with live(folder, sinks, warn=lambda text: console.print(text, markup=False)) as told:
+            _run(simulation, engine, console, told)
     except KeyboardInterrupt:
         console.print(how_to_go_on(folder), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -113,7 +121,9 @@ def simulated_hospitals(
     return sites
 
 
-def _run(simulation: "Simulation", engine: str, console: Console) -> None:
+def _run(
+    simulation: "Simulation", engine: str, console: Console, listeners: "list[Listener]"
+) -> None:
     from server.progress import Progress
     from simulations.simulate import simulate as run
 
@@ -129,4 +139,4 @@ def _run(simulation: "Simulation", engine: str, console: Console) -> None:
         )
         return
     with Progress(console) as progress:
-        run(simulation, listeners=[progress.listen])
+        run(simulation, listeners=[progress.listen, *listeners])
