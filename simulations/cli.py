@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import client.cli
+import client.cli_explain
 import server.cli
 import simulations.cli_joining
 import simulations.cli_results
@@ -256,6 +257,7 @@ app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
 simulations.cli_results.mount(app)
 simulations.cli_joining.mount(app)
 client.cli.mount(app)
+client.cli_explain.mount(app)
 simulations.cli_self_test.mount(app)
 server.cli.mount(app)
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 # In the view box of a chart with two axes: room for ticks at the left and below, a legend above.
 WIDTH, HEIGHT = 440, 270
 LEFT, RIGHT, TOP, BOTTOM = 72, 14, 34, 46
+_HALF_LETTER = 3.5
 
 
 def ticks_between(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:
@@ -78,7 +79,10 @@ class Frame:
         ]
         parts += [
             Markup('<text class="tick mid" x="{}" y="{}">{}</text>').format(
-                self.x(x), bottom + 17, label_of(x)
+                # A long label of the last tick would go over the edge.
+                min(self.x(x), WIDTH - _HALF_LETTER * len(label_of(x))),
+                bottom + 17,
+                label_of(x),
             )
             for x in self.x_ticks
         ]
