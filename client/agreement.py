@@ -7,6 +7,7 @@ out; nothing here looks at a patient. What the study's authors wrote is shown as
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 from client.config import SiteConfig
@@ -17,6 +18,7 @@ from common.arrays import Manifest, size_of
 from common.code_version import code_fingerprint, release
 from common.errors import StudyError
 from common.metrics.evaluation import SECONDS
+from common.metrics.subgroups import group_statistics_of, splits_of
 from common.models.patient_model import PatientModel, block_owner, trainable_manifest
 from common.normalisation import moments_manifest
 from common.privacy.plan import describe
@@ -181,6 +183,7 @@ def what_leaves(study: Study, policy: Policy) -> tuple[str, ...]:
         )
     when = "after the last round, with noise" if declared.is_private else "in each round"
     sentences += [f"{when}: {text}" for text in _statistics_texts(declared, policy)]
+    sentences += _group_texts(study, policy)
     sentences.append(
         "with each of them: this site's name, ids of the run and the task, a receipt of the "
         "ledger; or a refusal code alone; all of it signed by this site"
@@ -216,6 +219,32 @@ def _statistics_texts(declared: Declared, policy: Policy) -> list[str]:
             label = f"statistics of {group.rstrip('.')}" if group else "times of work"
             kept_text = f"; kept by the policy: {', '.join(kept)}" if kept else ""
             texts.append(f"{label}: {', '.join(allowed) or 'nothing'}{kept_text}")
+    return texts
+
+
+def _group_texts(study: Study, policy: Policy) -> list[str]:
+    """The statistics of groups of patients, by outcome: the same ones of each group."""
+    if not study.evaluation.subgroups:
+        return []
+    if not splits_of(study):
+        return ["of groups of patients that the study names: nothing, because of its privacy"]
+    named = "; ".join(
+        f"{feature} ({', '.join(plain(group.label) for group in groups)})"
+        for feature, groups in splits_of(study).items()
+    )
+    keys = [group.key for groups in splits_of(study).values() for group in groups]
+    texts = []
+    for outcome, statistics in group_statistics_of(study).items():
+        allowed = [
+            f"{name} {prod(shape)}"
+            for name, shape in statistics.shapes().items()
+            if all(policy.allows_metric(f"{key}.{outcome}.{name}") for key in keys)
+        ]
+        texts.append(
+            f"once, after the last round: statistics of {outcome} in each of {len(keys)} groups of "
+            f"patients, by {named}: {', '.join(allowed) or 'nothing'}; none of a group of fewer "
+            f"than {policy.smallest_group}, nor any from which one would follow"
+        )
     return texts
 
 

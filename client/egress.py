@@ -15,6 +15,7 @@ from client.policy import Policy
 from common.arrays import Arrays, Manifest, slices_of
 from common.errors import Refusal, RefusalCode
 from common.metrics.evaluation import SECONDS, declared_sizes, groups_of
+from common.metrics.subgroups import group_prefixes, is_of_group
 from common.models.patient_model import SHARED, block_owner
 from common.normalisation import MOMENTS
 from common.study import Study
@@ -32,6 +33,7 @@ class Declared:
     """What a study's replies may hold: manifests by kind of task, counts, and statistics.
 
     Attributes:
+        splits: of each outcome and feature, the prefix of all patients and those of the groups.
         is_private: whether all that a reply holds went through a private mechanism; nothing of it
             may then depend on the patients once more, as the withholding of small groups would.
     """
@@ -40,6 +42,7 @@ class Declared:
     counts: frozenset[str]
     metrics: Mapping[str, int]
     metric_groups: tuple[str, ...]
+    splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
     is_private: bool = False
 
     @classmethod
@@ -51,6 +54,7 @@ class Declared:
             counts=frozenset({SHARED, *study.granularities, *study.outcomes}),
             metrics=declared_sizes(study),
             metric_groups=tuple(groups_of(study)),
+            splits=group_prefixes(study),
             is_private=study.privacy.mode == "patient",
         )
 
@@ -68,6 +72,8 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
           all of them count, with about the same mean and deviation.
         - Statistics of an outcome over fewer held-out patients than `smallest_group` do not leave,
           nor do any without the number of patients that they are over.
+        - Statistics of a group of patients leave with the last evaluation alone, if the group is no
+          small one, and if what all patients have beyond the groups that leave is no small group.
         - The L2 norm of an update is at most `max_update_norm`.
         - Nothing of a private reply is withheld or rounded by what it says of patients.
 
@@ -84,6 +90,7 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
         _check_signs,
         _check_statistics,
         _check_finite_statistics,
+        _check_groups,
     ):
         check(reply, declared)
     if declared.is_private:
@@ -170,6 +177,15 @@ def _check_finite_statistics(reply: Reply, declared: Declared) -> None:
     """
     if not all(np.isfinite(values).all() for values in reply.metrics.values()):
         _block("a statistic that is not finite")
+
+
+def _check_groups(reply: Reply, declared: Declared) -> None:
+    """Statistics of groups (sex, age) are in the reply to an evaluation alone: once a run.
+
+    Threat: S0-2. Refuses: EGRESS_BLOCKED.
+    """
+    if reply.kind is not TaskKind.EVALUATE and any(is_of_group(name) for name in reply.metrics):
+        _block("statistics of groups of patients before the last evaluation")
 
 
 def released_counts(counts: Mapping[str, int], policy: Policy) -> dict[str, int]:
@@ -280,7 +296,32 @@ def _withhold_metrics(reply: Reply, policy: Policy, declared: Declared) -> Reply
         num_patients = allowed.get(f"{group}num_patients", (0.0,))[0]
         if num_patients >= policy.smallest_group:
             kept |= {name: values for name, values in allowed.items() if name.startswith(group)}
+    for whole, groups in declared.splits:
+        for group in _released_groups(whole, groups, kept, allowed, policy.smallest_group):
+            kept |= {name: values for name, values in allowed.items() if name.startswith(group)}
     return replace(reply, metrics=kept)
+
+
+def _released_groups(
+    whole: str,
+    groups: tuple[str, ...],
+    kept: Mapping[str, tuple[float, ...]],
+    allowed: Mapping[str, tuple[float, ...]],
+    smallest_group: int,
+) -> list[str]:
+    """Groups of patients leave if each, and what all patients have beyond them, is no small group.
+
+    Where a few would follow from all less the groups, the smallest of these stays as well. With
+    the patients themselves at hand, client.subgroups looks at groups of several features together.
+
+    Threat: S0-2.
+    """
+    sizes = {group: allowed.get(f"{group}num_patients", (0.0,))[0] for group in groups}
+    released = sorted((g for g in groups if sizes[g] >= smallest_group), key=lambda g: -sizes[g])
+    num_patients = kept.get(f"{whole}num_patients", (0.0,))[0]
+    while released and 0 != num_patients - sum(sizes[g] for g in released) < smallest_group:
+        released.pop()
+    return released if num_patients else []
 
 
 def _bound_norm(reply: Reply, policy: Policy) -> Reply:

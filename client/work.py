@@ -22,6 +22,7 @@ from client.evaluation import (
 from client.personal import Personal, named_parameters_of
 from client.prepared import Prepared
 from client.private_statistics import private_evaluation, private_moments
+from client.subgroups import group_sums, members_of
 from client.training import train
 from common.arrays import Arrays
 from common.metrics.evaluation import PERSONAL, to_flat
@@ -139,10 +140,18 @@ class PlainWork(Work):
     def _sums(
         self, round_number: int, personal: Personal, *, is_last: bool, model: str = ""
     ) -> dict[str, tuple[float, ...]]:
-        judged = self._judged(round_number, personal, is_last=is_last, model=model)
+        predictions, outcomes = self._judged(round_number, personal, is_last=is_last, model=model)
         if len(self.prepared.test) == 0:
             return {}
-        return to_flat(evaluate(*judged, self._study), model=model)
+        metrics = to_flat(evaluate(predictions, outcomes, self._study), model=model)
+        if is_last and not model:
+            # Of the last model alone: of several, what changes would tell of few patients.
+            smallest = self.prepared.policy.smallest_group
+            members = members_of(self.prepared.test, self._study)
+            groups = group_sums(predictions, outcomes, members, self._study, smallest)
+            for key, sums in groups.items():
+                metrics |= to_flat(sums, model=key)
+        return metrics
 
 
 class PrivateWork(Work):

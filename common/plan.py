@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from common.contract import Section
 from common.fields import Count, Fraction, Name, NonNegative, Positive
+from common.subgroups import MOST_FEATURES, AnySubgroup
 
 
 class Normalisation(Section):
@@ -29,6 +30,8 @@ class Evaluation(Section):
         validation_fold: for choosing settings: the held-out patients are left out altogether, and
             this fold (0…folds-1) of the others is evaluated on instead.
         score_bins: the number of equal bins in which scores are counted.
+        subgroups: features by whose groups the last model is also judged; under patient-level
+            privacy nothing of groups is released.
     """
 
     split_column: Name = "split"
@@ -37,6 +40,10 @@ class Evaluation(Section):
     folds: Annotated[int, Field(strict=True, ge=2, le=100)] = 5
     validation_fold: Annotated[int, Field(strict=True, ge=0)] | None = None
     score_bins: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 200
+    # Where there are none, the study is what it was before the key was thought of, hash included.
+    subgroups: Annotated[
+        tuple[AnySubgroup, ...], Field(max_length=MOST_FEATURES, exclude_if=lambda value: not value)
+    ] = ()
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:

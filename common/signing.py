@@ -43,6 +43,7 @@ class Purpose(StrEnum):
     ROSTER = "roster"
     TASK = "task"
     REPLY = "reply"
+    DOSSIER = "egress-dossier"
 
 
 class SigningKey:

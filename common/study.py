@@ -15,10 +15,11 @@ from pydantic import Field, model_validator
 
 from common.contract import Section
 from common.fields import TORCH_NAMES, Name
-from common.granularities import AnyGranularity
+from common.granularities import AnyGranularity, TabularGranularity
 from common.outcomes import AnyOutcome, ClassOutcome
 from common.plan import Evaluation, Model, Normalisation, Personal, Strategy, Training
 from common.privacy.sections import AnyPrivacy, NoPrivacy
+from common.subgroups import check_subgroups
 
 
 class Identity(Section):
@@ -107,6 +108,13 @@ class Study(Section):
             raise ValueError(
                 "expected classes as the first outcome for training.balance = 'resample'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _subgroups_are_of_features(self) -> Self:
+        tables = [g for g in self.granularities.values() if isinstance(g, TabularGranularity)]
+        features = {name: f for table in tables for name, f in table.features.items()}
+        check_subgroups(self.evaluation.subgroups, features)
         return self
 
     @property

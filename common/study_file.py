@@ -111,7 +111,7 @@ def without_privacy(study: Study) -> Study:
 def without_granularity(study: Study, name: str) -> Study:
     """Another study that lacks the granularity `name`, to measure what it is worth.
 
-    What the model's plan says of that granularity (edges, frozen encoders) goes with it.
+    What the plan says of it (edges, frozen encoders, groups of patients) goes with it.
 
     Raises:
         StudyError: the study has no such granularity, or no other; or no edge would be left among
@@ -131,6 +131,9 @@ def without_granularity(study: Study, name: str) -> Study:
             f"Expected model.edges of '{study.name}' that join others than '{name}', found none. "
             "Add one, or leave edges out: then all granularities are joined."
         )
+    gone = study.granularities[name].columns
+    subgroups = [s for s in table["evaluation"].get("subgroups", []) if s["feature"] not in gone]
+    table["evaluation"]["subgroups"] = subgroups
     model["edges"] = edges
     model["frozen"] = [frozen for frozen in model["frozen"] if frozen != name]
     return validate(table, Study, StudyError, where=f"study '{study.name}' without {name}")

@@ -15,6 +15,7 @@ from common.arrays import Manifest
 from common.contract import SITE_NAME_PATTERN
 from common.errors import MessageError, RefusalCode
 from common.metrics.evaluation import PERSONAL, declared_sizes, from_flat
+from common.metrics.subgroups import groups_from_flat, is_of_group
 from common.models.patient_model import SHARED
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
@@ -245,6 +246,16 @@ def _fault_of_early_statistics(reply: Reply, expected: Expected) -> str:
     return "statistics before the last round" if is_early else ""
 
 
+def _fault_of_early_groups(reply: Reply, expected: Expected) -> str:
+    """Statistics of groups of patients come with an evaluation alone.
+
+    Threat: S0-2.
+    """
+    has_groups = any(is_of_group(name) for name in reply.metrics)
+    is_early = has_groups and reply.kind is not wire.TaskKind.EVALUATE
+    return "statistics of groups before the last round" if is_early else ""
+
+
 def _fault_of_statistics(reply: Reply, expected: Expected) -> str:
     """Statistics are declared, finite, and agree with one another: none comes that would not merge.
 
@@ -260,8 +271,8 @@ def _fault_of_statistics(reply: Reply, expected: Expected) -> str:
         if not all(least <= value <= _LARGEST_STATISTIC for value in values):
             return "statistics that are negative or not finite"
     try:
-        for model in ("", PERSONAL):
-            from_flat(study, reply.metrics, model=model)
+        from_flat(study, reply.metrics, model=PERSONAL)
+        groups_from_flat(study, reply.metrics, from_flat(study, reply.metrics))
     except ValueError:
         return "statistics that disagree with one another"
     return ""
@@ -295,6 +306,7 @@ _RULES: tuple[Callable[[Reply, Expected], str], ...] = (
     _fault_of_moments,
     _fault_of_early_statistics,
     _fault_of_statistics,
+    _fault_of_early_groups,
     _fault_of_evaluated,
 )
 _REFUSALS = frozenset(code.value for code in RefusalCode)

@@ -34,7 +34,8 @@ SHAPES = {
     TaskKind.EVALUATE: (
         "none",
         "none",
-        "as after training; where patients are protected, with noise, once a run, and no seconds",
+        "as after training, and the same more coarsely of groups of patients that the study names; "
+        "where patients are protected, with noise, once a run, no seconds and no groups",
     ),
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from common import wire
 from common.metrics.evaluation import SECONDS, statistic_of
+from common.metrics.subgroups import is_of_group
 from common.study import Study
 from common.wire import Reply, TaskKind
 
@@ -100,7 +101,8 @@ def _fields_of(reply: Reply, study: Study) -> list[Field]:
         fields.append(word("counts", name, count, f"patients ({name}), {of_whom}"))
     for name, values in reply.metrics.items():
         noised = ", noised" if is_private else ""
-        what = f"{statistic_of(name)} over all held-out patients{noised}"
+        whom = "a group of" if is_of_group(name) else "all"
+        what = f"{statistic_of(name)} over {whom} held-out patients{noised}"
         if name in SECONDS:
             what = "seconds of work"
         fields.append(field("metrics", name, "float64", f"({len(values)},)", 8 * len(values), what))

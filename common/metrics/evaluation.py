@@ -1,7 +1,8 @@
 """The statistics of a whole study: those of each outcome under its name, and of personal models.
 
 On the wire and in the journal a statistic is called OUTCOME.STATISTIC, or
-personal.OUTCOME.STATISTIC where it is about the hospitals' own models.
+personal.OUTCOME.STATISTIC where it is about the hospitals' own models; those of groups of patients
+stand in `common.metrics.subgroups`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from common.metrics.noised import NoisedStatistics
 from common.metrics.noised_outcomes import NoisedClasses, NoisedRegression, NoisedSurvival
 from common.metrics.regression import RegressionStatistics
 from common.metrics.statistics import EvaluationSums, Statistics
+from common.metrics.subgroups import group_sizes
 from common.metrics.survival import SurvivalStatistics
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.privacy.sections import PatientPrivacy
@@ -86,14 +88,14 @@ def declared_sizes(study: Study) -> dict[str, int]:
         for outcome, statistics in statistics_of(study).items():
             for name, shape in statistics.shapes().items():
                 sizes[_full_name(model, outcome, name)] = prod(shape)
-    return sizes
+    return sizes | group_sizes(study)
 
 
 def to_flat(sums: Mapping[str, EvaluationSums], *, model: str = "") -> dict[str, tuple[float, ...]]:
     """The sums of each outcome as flat tuples: the form on the wire and in the journal.
 
     Args:
-        model: "" for the shared model, `PERSONAL` for the site's own.
+        model: "" for the shared model, `PERSONAL` for the site's own, or the key of a group.
     """
     return {
         _full_name(model, outcome, name): tuple(value.reshape(-1).tolist())

@@ -41,33 +41,42 @@ class SurvivalStatistics(Statistics):
     from that of the unbinned times and risks; loss: the mean negative log likelihood of discrete
     time, None where the model predicts an order only (Cox).
 
+    Beside them "survival_sum": the sum of the curves, where they are probabilities, to be compared
+    with what was observed (`common.metrics.life_table`).
+
     Args:
         has_likelihood: whether the curves are probabilities, and not just in order of risk.
+        time_bins, risk_bins: how finely patients are counted.
     """
 
     metric_names = ("num_patients", "num_events", "c_index", "loss", "c_index_error_bound")
     columns = ("c_index", "num_events", "loss")
     cut_points: tuple[float, ...]
     has_likelihood: bool
+    time_bins: int = TIME_BINS
+    risk_bins: int = RISK_BINS
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The name and shape of every statistic."""
-        loss: dict[str, tuple[int, ...]] = {"loss_sum": ()} if self.has_likelihood else {}
-        return {"num_patients": (), **loss, **dict.fromkeys(_HISTOGRAMS, (TIME_BINS, RISK_BINS))}
+        shapes: dict[str, tuple[int, ...]] = {"num_patients": ()}
+        if self.has_likelihood:
+            shapes |= {"loss_sum": (), "survival_sum": (len(self.cut_points),)}
+        return shapes | dict.fromkeys(_HISTOGRAMS, (self.time_bins, self.risk_bins))
 
     def sums_of(self, predictions_BP: Floats, labels: Labels) -> EvaluationSums:
         """The sums over the patients whose time is known."""
         survival_BK, outcome = known(predictions_BP, labels)
         time_B, event_B = outcome["time_B"].astype(np.float64), outcome["event_B"]
-        time_bin_B = time_bins(time_B, self.cut_points, TIME_BINS)
-        risk_bin_B = _risk_bins(risk_of(survival_BK))
-        histograms = np.zeros((2, TIME_BINS, RISK_BINS))
+        time_bin_B = time_bins(time_B, self.cut_points, self.time_bins)
+        risk_bin_B = _risk_bins(risk_of(survival_BK), self.risk_bins)
+        histograms = np.zeros((2, self.time_bins, self.risk_bins))
         np.add.at(histograms, ((~event_B).astype(int), time_bin_B, risk_bin_B), 1.0)
         sums: dict[str, Floats] = {"num_patients": np.asarray(float(len(time_B)))}
         if self.has_likelihood:
             sums["loss_sum"] = np.asarray(
                 negative_log_likelihood(survival_BK, time_B, event_B, self.cut_points).sum()
             )
+            sums["survival_sum"] = survival_BK.sum(axis=0)
         return EvaluationSums(sums=sums | dict(zip(_HISTOGRAMS, histograms, strict=True)))
 
     def metrics_of(self, sums: EvaluationSums) -> Metrics:
@@ -104,9 +113,23 @@ class SurvivalStatistics(Statistics):
             and all((sums.sums[name] == np.floor(sums.sums[name])).all() for name in _HISTOGRAMS)
             and np.sum(both) == n
             and float(sums.sums.get("loss_sum", np.zeros(()))) <= most * n * (1 + 1e-9)
+            and self._is_curve_of(sums, np.asarray(both).sum(axis=0))
         )
         if not is_possible:
             raise ValueError("expected statistics of the same patients, found some that disagree")
+
+    def _is_curve_of(self, sums: EvaluationSums, count_R: Floats) -> bool:
+        """Whether the sum of the curves is one of patients of these risks."""
+        if not self.has_likelihood:
+            return True
+        total_K = sums.sums["survival_sum"]
+        risk = sums.num_patients - float(total_K.mean())
+        slack = 1e-6 * (1 + sums.num_patients)
+        edges = _risk_edges(self.risk_bins)
+        return bool(
+            (np.diff(total_K, prepend=sums.num_patients) <= slack).all()
+            and count_R @ edges[:-1] - slack <= risk <= count_R @ edges[1:] + slack
+        )
 
 
 def risk_of(survival_BK: Floats) -> Floats:
@@ -187,13 +210,19 @@ def time_bins(time_B: Floats, cut_points: tuple[float, ...], num_bins: int) -> N
     return result_B
 
 
-def _risk_bins(risk_B: Floats) -> NDArray[np.int64]:
+def _risk_bins(risk_B: Floats, num_bins: int) -> NDArray[np.int64]:
     """The bin of each risk of 0 to 1, shape (B,): equal ones of its logit, which is clipped."""
     with np.errstate(divide="ignore"):
         logit_B = np.clip(np.log(risk_B) - np.log1p(-risk_B), -_LARGEST_LOGIT, _LARGEST_LOGIT)
-    place_B = (logit_B / _LARGEST_LOGIT + 1) / 2 * RISK_BINS
-    bin_B: NDArray[np.int64] = np.minimum(place_B.astype(np.int64), RISK_BINS - 1)
+    place_B = (logit_B / _LARGEST_LOGIT + 1) / 2 * num_bins
+    bin_B: NDArray[np.int64] = np.minimum(place_B.astype(np.int64), num_bins - 1)
     return bin_B
+
+
+def _risk_edges(num_bins: int) -> Floats:
+    """The edges of the bins of risk, shape (`num_bins` + 1,): the first is 0, the last 1."""
+    logit = (2 * np.arange(1, num_bins) / num_bins - 1) * _LARGEST_LOGIT
+    return np.concatenate([[0.0], 1 / (1 + np.exp(-logit)), [1.0]])
 
 
 def binned_c(events_TR: Floats, censored_TR: Floats) -> tuple[float, float]:

@@ -78,14 +78,14 @@ class Bar:
 def line_chart(
     title: str,
     *,
-    x: Sequence[int],
+    x: Sequence[float],
     lines: Sequence[Line],
     x_label: str,
     y_label: str,
     description: str,
     from_zero: bool = False,
 ) -> Chart:
-    """Lines over whole numbers, such as rounds; there is a number at least."""
+    """Lines over ascending numbers, such as rounds; there is one at least."""
     kept = _thinned(len(x))
     x = [x[i] for i in kept]
     lines = [
@@ -94,11 +94,11 @@ def line_chart(
     ]
     known = [v for line in lines for v in line.values if v is not None]
     low = min(0.0, *known) if from_zero else min(known)
-    frame = Frame(x_ticks=whole_ticks(x[0], x[-1]), y_ticks=ticks_between(low, max(known)))
+    frame = Frame(x_ticks=_x_ticks(x), y_ticks=ticks_between(low, max(known)))
     # Thin lines come first, below the thick ones.
     drawn = [_line(frame, x, line) for line in sorted(lines, key=lambda n: -LOOKS.index(n.look))]
     body = frame.axes(x_label, y_label) + Markup("").join(drawn) + _legend(lines)
-    rows = [(str(n), *(number_text(line.values[i]) for line in lines)) for i, n in enumerate(x)]
+    rows = [(f"{n:.8g}", *(number_text(line.values[i]) for line in lines)) for i, n in enumerate(x)]
     head = (x_label, *(line.name for line in lines))
     return chart_of(title, description, body, HEIGHT, Table(caption=title, head=head, rows=rows))
 
@@ -111,11 +111,15 @@ def dot_chart(
     bounds: tuple[float, float],
     label: str,
     description: str,
+    rows_are: str = "hospital",
+    sd_is: str = "± noise",
 ) -> Chart:
     """A value of each hospital, one row each, beside a line at `reference`.
 
     Args:
         bounds: beyond which the quantity cannot be, whatever the noise.
+        rows_are: what has a row.
+        sd_is: what a dot's standard deviation is of.
     """
     ends = [end for dot in dots for end in _ends(dot, bounds)]
     ends += [] if reference is None else [reference]
@@ -141,8 +145,8 @@ def dot_chart(
             Markup('<path class="guide" d="M{} {}V{}"/>').format(place(reference), TOP - 8, bottom)
         )
     parts += [_dot(dot, bounds, place, TOP + _ROW * (n + 0.5)) for n, dot in enumerate(dots)]
-    has_noise = any(dot.sd is not None for dot in dots)
-    head = ("hospital", label, "± noise") if has_noise else ("hospital", label)
+    has_sd = any(dot.sd is not None for dot in dots)
+    head = (rows_are, label, sd_is) if has_sd else (rows_are, label)
     rows = [(d.name, number_text(d.value), number_text(d.sd))[: len(head)] for d in dots]
     table = Table(caption=title, head=head, rows=rows)
     return chart_of(title, description, Markup("").join(parts), height, table)
@@ -227,7 +231,14 @@ def chart_of(title: str, description: str, body: Markup, height: float, table: T
     return Chart(title=title, svg=svg, table=table)
 
 
-def _line(frame: Frame, x: Sequence[int], line: Line) -> Markup:
+def _x_ticks(x: Sequence[float]) -> tuple[float, ...]:
+    """There is no half of a round, but of a year there is."""
+    if all(n == int(n) for n in x):
+        return whole_ticks(int(x[0]), int(x[-1]))
+    return ticks_between(x[0], x[-1])
+
+
+def _line(frame: Frame, x: Sequence[float], line: Line) -> Markup:
     """A path with a gap where there is no value; a value alone is a dot."""
     steps, is_down = [], False
     for n, value in zip(x, line.values, strict=True):

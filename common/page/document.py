@@ -25,7 +25,7 @@ class Paragraph:
     """A paragraph of plain text.
 
     Attributes:
-        look: "", or "lead", "note", "warn".
+        look: "", or "lead", "note", "warn", "fault".
     """
 
     template: ClassVar[str] = "paragraph"
@@ -66,6 +66,7 @@ class Table:
     Attributes:
         total: the last row, which sums up the others; none where there is nothing to sum.
         is_words: whether cells are read rather than compared.
+        summary: folds a long table away under these words; "" shows it.
     """
 
     template: ClassVar[str] = "table"
@@ -75,6 +76,7 @@ class Table:
     total: Sequence[str] = ()
     note: str = ""
     is_words: bool = False
+    summary: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,31 @@ class Charts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture of pixels.
+
+    Attributes:
+        source: a data URI of a PNG file.
+        alt: what is in it, for those who cannot see it.
+        size: width and height in pixels.
+    """
+
+    title: str
+    source: str
+    alt: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Pictures side by side, as far as there is room, below a caption."""
+
+    template: ClassVar[str] = "pictures"
+    caption: str
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Details:
     """A long text that is folded away."""
 
@@ -103,7 +130,7 @@ class Details:
     text: str
 
 
-Block = Heading | Paragraph | Items | Figures | Table | Charts | Details
+Block = Heading | Paragraph | Items | Figures | Table | Charts | Pictures | Details
 
 
 @dataclass(frozen=True, kw_only=True)

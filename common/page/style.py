@@ -18,6 +18,7 @@ LIGHT = {
     "second": "#a3460b",
     "faint": "#7f8d9a",
     "warn": "#fff4dc",
+    "fault": "#a8101c",
 }
 DARK = {
     "paper": "#12181f",
@@ -30,14 +31,37 @@ DARK = {
     "second": "#ffb074",
     "faint": "#76869a",
     "warn": "#3a2f12",
+    "fault": "#ff9d97",
 }
 # What text stands on what (WCAG 2.2, 1.4.3 AA: 4.5), and what graphics do (1.4.11: 3).
 TEXT_PAIRS = [
     (text, ground) for text in ("ink", "soft", "link") for ground in ("paper", "panel", "warn")
 ] + [("accent", "paper"), ("accent", "panel"), ("second", "paper"), ("second", "panel")]
+TEXT_PAIRS += [("fault", "panel")]
 GRAPHIC_PAIRS = [
     (mark, ground) for mark in ("accent", "second", "faint", "ink") for ground in ("paper", "panel")
 ]
+
+# What charts are drawn with, on a page or in a file of their own.
+PICTURE = """
+.grid{stroke:var(--rule);stroke-width:1}
+.axis{stroke:var(--soft);stroke-width:1}
+.tick{fill:var(--soft);font-size:12px}
+.name{fill:var(--ink);font-size:12.5px}
+.end{text-anchor:end}.mid{text-anchor:middle}
+.line{fill:none;stroke-linejoin:round;stroke-linecap:round}
+.main{stroke:var(--accent);stroke-width:2.6}
+.second{stroke:var(--second);stroke-width:2.2;stroke-dasharray:7 4}
+.third{stroke:var(--ink);stroke-width:1.8;stroke-dasharray:2 4}
+.faint{stroke:var(--faint);stroke-width:1}
+.guide{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:4 4}
+.dot{fill:var(--accent)}
+.whisker{stroke:var(--accent);stroke-width:1.6}
+.track{fill:var(--rule)}
+.bar{fill:var(--accent)}
+.whisker.of-second{stroke:var(--second)}
+.dot.of-second{fill:var(--second)}
+"""
 
 _LAYOUT = """
 *{box-sizing:border-box}
@@ -72,6 +96,8 @@ li+li{margin-top:.35rem}
 .lead{font-size:1.12rem}
 .note{color:var(--soft);font-size:.92rem}
 .warn{background:var(--warn);border-left:4px solid var(--second);padding:.7rem 1rem;max-width:46rem}
+.fault{background:var(--panel);color:var(--fault);border-left:4px solid var(--fault);
+ padding:.7rem 1rem;font-weight:600;overflow-wrap:anywhere}
 .figures{display:grid;gap:.8rem;margin:1.2rem 0;
  grid-template-columns:repeat(auto-fit,minmax(min(100%,9.5rem),1fr))}
 .figures div{background:var(--panel);border-radius:.5rem;padding:.8rem 1rem}
@@ -83,21 +109,14 @@ li+li{margin-top:.35rem}
 figure{margin:0;min-width:0;max-width:36rem}
 figcaption{font-weight:600;margin-bottom:.3rem;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto;font-family:inherit}
-.grid{stroke:var(--rule);stroke-width:1}
-.axis{stroke:var(--soft);stroke-width:1}
-.tick{fill:var(--soft);font-size:12px}
-.name{fill:var(--ink);font-size:12.5px}
-.end{text-anchor:end}.mid{text-anchor:middle}
-.line{fill:none;stroke-linejoin:round;stroke-linecap:round}
-.main{stroke:var(--accent);stroke-width:2.6}
-.second{stroke:var(--second);stroke-width:2.2;stroke-dasharray:7 4}
-.third{stroke:var(--ink);stroke-width:1.8;stroke-dasharray:2 4}
-.faint{stroke:var(--faint);stroke-width:1}
-.guide{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:4 4}
-.dot{fill:var(--accent)}
-.whisker{stroke:var(--accent);stroke-width:1.6}
-.track{fill:var(--rule)}
-.bar{fill:var(--accent)}
+"""
+_AFTER_PICTURE = """
+.pictures{max-width:none;margin:1rem 0}
+.pictures div{display:flex;flex-wrap:wrap;gap:1rem}
+.pictures div figure{width:9rem}
+.pictures img{display:block;width:9rem;height:9rem;image-rendering:pixelated;
+ border:1px solid var(--rule)}
+.pictures div figcaption{font-weight:400;font-size:.88rem;margin-top:.3rem}
 details{margin:.6rem 0}
 summary{cursor:pointer;color:var(--link);padding:.2rem 0;font-size:.92rem}
 .scroll{overflow-x:auto;margin:.8rem 0}
@@ -111,6 +130,7 @@ th:first-child,.words th,.words td{text-align:left}
 .words td:last-child{min-width:11rem;overflow-wrap:anywhere}
 table:not(.words) td{white-space:nowrap}
 tbody th{font-weight:500;overflow-wrap:anywhere;min-width:6rem}
+.words tbody th{overflow-wrap:break-word}
 tfoot th,tfoot td{font-weight:700;border-top:2px solid var(--soft);border-bottom:0}
 pre{background:var(--panel);padding:1rem;overflow-x:auto;font-size:.85rem;border-radius:.5rem}
 .todo{list-style:"\\2610\\00a0\\00a0"}
@@ -130,7 +150,7 @@ footer{border-top:1px solid var(--rule);color:var(--soft);padding:1.2rem 1.25rem
  .scroll,pre{overflow:visible}
  .words td:not(:last-child),table:not(.words) td,thead th{white-space:normal}
  pre{white-space:pre-wrap}
- figure,tr,.scroll,.figures div,.warn{break-inside:avoid}
+ figure,tr,.scroll,.figures div,.warn,.fault{break-inside:avoid}
  tfoot{display:table-row-group}
  details:not([open]){display:none}
  h2,h3,caption,figcaption{break-after:avoid}
@@ -140,15 +160,18 @@ footer{border-top:1px solid var(--rule);color:var(--soft);padding:1.2rem 1.25rem
 """
 
 
-def _variables(colours: dict[str, str]) -> str:
+def variables(colours: dict[str, str]) -> str:
+    """The colours as the style sheet's variables."""
     return ":root{" + "".join(f"--{name}:{value};" for name, value in colours.items()) + "}"
 
 
 # Paper is white, whatever the screen prefers.
 STYLE = (
-    _variables(LIGHT)
-    + f"@media screen and (prefers-color-scheme:dark){{{_variables(DARK)}}}"
+    variables(LIGHT)
+    + f"@media screen and (prefers-color-scheme:dark){{{variables(DARK)}}}"
     + _LAYOUT
+    + PICTURE
+    + _AFTER_PICTURE
 )
 
 

@@ -71,7 +71,13 @@ FIGURES = """\
 """
 
 TABLE = """\
+{% if block.summary %}
+<details><summary>{{ block.summary }}</summary>
+{% endif %}
 {% with table = block %}{% include "rows" %}{% endwith %}
+{% if block.summary %}
+</details>
+{% endif %}
 {% if block.note %}
 <p class="note">{{ block.note }}</p>
 {% endif %}
@@ -109,6 +115,21 @@ CHARTS = """\
 </div>
 """
 
+PICTURES = """\
+<figure class="pictures">
+<figcaption>{{ block.caption }}</figcaption>
+<div>
+{% for picture in block.pictures %}
+<figure>
+<img src="{{ picture.source }}" alt="{{ picture.alt }}" width="{{ picture.size[0] }}"
+ height="{{ picture.size[1] }}">
+<figcaption>{{ picture.title }}</figcaption>
+</figure>
+{% endfor %}
+</div>
+</figure>
+"""
+
 DETAILS = """\
 <details><summary>{{ block.summary }}</summary>
 <pre tabindex="0">{{ block.text }}</pre>
@@ -124,5 +145,6 @@ TEMPLATES = {
     "table": TABLE,
     "rows": ROWS,
     "charts": CHARTS,
+    "pictures": PICTURES,
     "details": DETAILS,
 }

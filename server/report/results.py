@@ -11,8 +11,11 @@ from common.outcomes import ClassOutcome
 from common.privacy.sections import PatientPrivacy, SitePrivacy
 from common.study import Study
 from server.journal import Event
+from server.report.subgroups import subgroups_of
 
 SCHEMA = 3
+# Written by an audit, after the run and maybe on another day: no part of what the run took.
+AUDITED = "privacy_audited"
 
 
 def results_of(journal: Iterable[Event]) -> dict[str, Any]:
@@ -22,6 +25,8 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         RunError: the journal has no beginning of a run.
     """
     events = list(journal)
+    audits = [e for e in events if e["event"] == AUDITED]
+    events = [e for e in events if e["event"] != AUDITED]
     by_kind: dict[str, list[Event]] = {}
     for event in events:
         by_kind.setdefault(event["event"], []).append(event)
@@ -56,6 +61,7 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "resumed_at_rounds": [e["round"] for e in by_kind.get("run_resumed", [])],
         "sites": {site: _site(counts, study) for site, counts in enrolled.items()},
         "privacy": _privacy(by_kind, study),
+        "audit": {k: v for k, v in audits[-1].items() if k != "event"} if audits else None,
         "transferred": [
             {
                 "taken": [_owner(name) for name in e["taken"]],
@@ -64,6 +70,7 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
             for e in by_kind.get("transferred", [])
         ],
         "rounds": _rounds(by_kind, study),
+        "subgroups": subgroups_of(_statistics(by_kind), study),
         "absent": [
             {key: e[key] for key in ("round", "site", "reason")} for e in by_kind.get("absent", [])
         ],
@@ -119,6 +126,15 @@ def _privacy(by_kind: dict[str, list[Event]], study: Study) -> dict[str, Any]:
 def _owner(name: str) -> str:
     """Whom a block belongs to, as people call it: what all patients share is the fusion."""
     return "fusion" if name == SHARED else name
+
+
+def _statistics(by_kind: dict[str, list[Event]]) -> dict[int, dict[str, Any]]:
+    """What sites sent, by round and site, as last answered."""
+    found: dict[int, dict[str, Any]] = {}
+    for event in by_kind.get("reply", []):
+        if event["kind"] != "query":
+            found.setdefault(event["round"], {})[event["site"]] = event["metrics"]
+    return found
 
 
 def _rounds(by_kind: dict[str, list[Event]], study: Study) -> list[dict[str, Any]]:

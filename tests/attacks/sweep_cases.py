@@ -50,6 +50,7 @@ markers = ["g1", "g2"]
 method = "federated"
 [evaluation]
 score_bins = 10
+subgroups = ["sex", { feature = "age_years", edges = [60] }]
 [model]
 width = 4
 [training]

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import simulations.cli
 from client.acceptance import accept
 from client.agent import answer_bytes
 from client.config import load_site_config
+from client.dossier.making import make_dossier
 from client.site import Site
 from common.errors import CohortError
 from common.study import Study
@@ -40,6 +42,7 @@ from common.study_file import study_from_toml, study_to_toml
 from common.wire import OK, TaskKind
 from simulations.canaries import Hit, Search
 from simulations.cohort import SiteEffects, write_cohort
+from simulations.federation.run import DEPLOYMENT
 from simulations.rehearsal import Rehearsal, numbers_of, rehearsal, rehearse, reply_of
 from tests.attacks.sweep_cases import (
     DAMAGES,
@@ -165,6 +168,17 @@ def test_nothing_of_a_run_with_refusals_and_failures_holds_a_value(made: Rehears
     assert (made.out / "in-process" / "report.html").is_file()
     assert (made.out / "logs" / "rehearsal.log").stat().st_size > 0
     assert made.search() == []
+
+
+def test_a_dossier_of_all_that_happened_holds_no_value(made: Rehearsal, search: Search) -> None:
+    sites = sorted(made.out.glob(f"*/{DEPLOYMENT}/sites/{made.name}/site"))
+    assert sites
+    for site in sites:
+        dossier = make_dossier(site, None, made_at=datetime(2026, 4, 1, tzinfo=UTC))
+        assert dossier.dossier["left"]["num_messages"] > 0
+        assert dossier.dossier["left"]["refusals"]
+        assert search.in_bytes(dossier.to_bytes(), "dossier.json") == []
+        assert search.in_bytes(dossier.page().encode(), "dossier.html") == []
 
 
 # The control: what a search would find.

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from client.private_statistics import private_evaluation
 from common.metrics.evaluation import PERSONAL, to_flat
+from common.metrics.subgroups import group_statistics_of, splits_of
 from common.privacy.mechanisms import NoiseSource
 from common.study import Study
 from server.journal import Event
@@ -24,6 +27,8 @@ PLAIN = study_of(study={"title": "Fever & falls"}, outcomes=MORE_OUTCOMES)
 OWN = study_of(personal={"fine_tune_steps": 3})
 PRIVATE = study_of(privacy={"mode": "patient", "epsilon": 3.0, "delta": 1e-4})
 OF_SITES = study_of(privacy={"mode": "site", "epsilon": 3.0, "delta": 1e-3})
+SUBGROUPS = ["sex", {"feature": "age_years", "edges": [45, 65]}]
+GROUPED = study_of(outcomes=MORE_OUTCOMES, evaluation={"subgroups": SUBGROUPS})
 SITES = ("north", "south", "west")
 
 
@@ -94,6 +99,8 @@ def plain_journal(study: Study = PLAIN, *, num_rounds: int = 2) -> list[Event]:
             sums = to_flat(evaluation(200, study, seed=seed + 10 * number))
             if study.personal.has_model and kind == "evaluate":
                 sums |= to_flat(evaluation(200, study, seed=seed + 99), model=PERSONAL)
+            if kind == "evaluate":
+                sums |= groups_of(study, 200, seed=seed + 10 * number)
             sums |= {"seconds_training": (1.0,), "seconds_evaluation": (0.25,)}
             journal.append(reply_of(kind, number, site, sums))
         if number < num_rounds:
@@ -101,6 +108,24 @@ def plain_journal(study: Study = PLAIN, *, num_rounds: int = 2) -> list[Event]:
     journal.append(event_of("absent", round=0, site="south", reason="late"))
     journal.append(event_of("absent", round=1, site="west", reason="study_not_accepted"))
     return [*journal, event_of("run_finished", round=num_rounds)]
+
+
+def groups_of(study: Study, num_patients: int, seed: int) -> dict[str, tuple[float, ...]]:
+    """Statistics of groups of the patients of `evaluation`: equal parts of them, in their order."""
+    predictions = predictions_of(study, num_patients, seed)
+    outcomes = outcomes_of(study, num_patients, seed + 1)
+    flat: dict[str, tuple[float, ...]] = {}
+    for groups in splits_of(study).values():
+        for number, group in enumerate(groups):
+            part = np.arange(num_patients) * len(groups) // num_patients == number
+            sums = {
+                name: statistics.sums_of(
+                    predictions[name][part], {k: v[part] for k, v in outcomes[name].items()}
+                )
+                for name, statistics in group_statistics_of(study).items()
+            }
+            flat |= to_flat(sums, model=group.key)
+    return flat
 
 
 def private_journal(study: Study = PRIVATE) -> list[Event]:

@@ -16,6 +16,7 @@ from server.report import write_report
 from server.report.html.words import reason_of
 from tests.unit.builders import study_of
 from tests.unit.report_journals import (
+    GROUPED,
     OF_SITES,
     OWN,
     PLAIN,
@@ -36,6 +37,7 @@ JOURNALS = {
     "plain": plain_journal(),
     "own models": plain_journal(OWN),
     "private": private_journal(),
+    "groups": plain_journal(GROUPED),
     "private sites": site_private_journal(),
     "just begun": [start_of(PLAIN)],
     "enrolled": [start_of(PLAIN), *enrolled("north")],

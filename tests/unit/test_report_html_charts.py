@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.metrics.evaluation import statistics_of
+from common.metrics.intervals import FEWEST
 from common.metrics.noised import NOISE_VARIANCE, arcsine_edges
 from common.metrics.statistics import EvaluationSums
 from common.page.charts import Bar, Dot, Line, bar_chart, dot_chart, line_chart
 from common.page.document import Table
 from common.page.scales import Frame, ticks_between, whole_ticks
-from server.report.html.calibration import FEWEST, calibration_bins
+from server.report.html.calibration import calibration_bins
 from tests.unit.builders import MULTICLASS, evaluation, study_of
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False, allow_subnormal=False)

@@ -131,6 +131,8 @@ def test_a_run_is_told_from_its_journal() -> None:
     results = results_of(journal_of_a_run())
     expected = {
         "schema": 3,
+        "subgroups": None,
+        "audit": None,
         "run_id": "abc",
         "status": "finished",
         "study": "small",

@@ -12,16 +12,15 @@ from math import sqrt
 import numpy as np
 
 from common.metrics.classification import CALIBRATION_BINS
+from common.metrics.intervals import FEWEST, proportion
 from common.metrics.noised import NOISE_VARIANCE, arcsine_edges
 from common.metrics.statistics import EvaluationSums, Floats
 from common.page.charts import Bin
 
-FEWEST = 10
 # Noise may be at most this part of a bin's patients (one standard deviation).
 _MOST_NOISE = 0.25
 # One point would tell of the average alone, and pass for a curve.
 _FEWEST_BINS = 2
-_Z = 1.96
 
 
 def calibration_bins(sums: EvaluationSums) -> list[Bin]:
@@ -79,29 +78,14 @@ def _is_enough(count_S: Floats, noise_variance: float) -> bool:
 def _bin(
     edges: tuple[float, float], n: float, scores: float, outcomes: float, *, noise_variance: float
 ) -> Bin:
-    # Of counts that carry noise, a part may be more than the whole.
-    observed = min(max(outcomes / n, 0.0), 1.0)
+    found = proportion(
+        outcomes, n - outcomes, hits_noise=noise_variance, misses_noise=noise_variance
+    )
     return Bin(
         low=edges[0],
         high=edges[1],
         num_patients=n,
         predicted=min(max(scores / n, edges[0]), edges[1]),
-        observed=observed,
-        interval=_interval(observed, n, noise_variance),
+        observed=found.value,
+        interval=found.interval,
     )
-
-
-def _interval(observed: float, n: float, noise_variance: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a frequency, widened by what noise in its two counts does.
-
-    Source: Wilson 1927, JASA 22:209.
-
-    >>> [round(end, 3) for end in _interval(0.1, 50.0, 0.0)]
-    [0.043, 0.214]
-    """
-    sampling = observed * (1 - observed) / n + _Z**2 / (4 * n**2)
-    noise = noise_variance * ((1 - observed) ** 2 + observed**2) / n**2
-    shrink = 1 + _Z**2 / n
-    middle = (observed + _Z**2 / (2 * n)) / shrink
-    half = _Z * sqrt(sampling / shrink**2 + noise)
-    return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -11,6 +11,7 @@ from common.page.document import Block, Heading, Items, Paragraph, Section, Tabl
 from common.page.words import listed, several
 from server.report.html.facts import Facts
 from server.report.html.spread import is_private, last_evaluated, spread_of
+from server.report.html.subgroups import has_groups
 from server.report.markdown import number_of
 
 _OPEN = (
@@ -21,7 +22,8 @@ _OPEN = (
     "were found out.",
     "Ethical approval, legal basis, and who agreed for each hospital.",
     "Thresholds of decision, and what a false alarm and a missed case cost.",
-    "Results in groups of patients (sex, age, origin, insurance), and whether they are fair.",
+    "Results in all groups of patients that matter (sex, age, origin, insurance), and whether they "
+    "are fair.",
     "Validation at hospitals that took no part, and in time after the training data.",
     "Regulatory status. Wardround itself is not a medical device.",
     "Who watches the model in use, which drift is looked for, and who switches it off.",
@@ -148,11 +150,18 @@ def _limits(results: dict[str, Any], facts: Facts) -> list[str]:
         limits.append("It was judged for choosing settings, not on held-out patients.")
     limits += [
         "It was evaluated at the hospitals that trained it, and nowhere else.",
-        "Nothing is known of groups of patients.",
+        _groups(results),
         "A prediction is a statement about patients like this one in this data, not about what "
         "caused their outcome.",
     ]
     return limits
+
+
+def _groups(results: dict[str, Any]) -> str:
+    if not has_groups(results):
+        return "Nothing is known of groups of patients."
+    named = list(dict.fromkeys(g["feature"] for g in results["subgroups"]["groups"]))
+    return f"Of groups of patients, those by {listed(named)} are known, and no others."
 
 
 def _lacking(results: dict[str, Any], facts: Facts) -> str:

@@ -3,7 +3,7 @@
 A pure function of the journal, as the results are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from common.metrics.evaluation import from_flat
 from common.metrics.statistics import EvaluationSums
 from common.study import Study
 from server.journal import Event
+from server.report.subgroups import group_sums_of, pooled_sums
 
 QUERY = "query"
 
@@ -53,11 +54,15 @@ class Facts:
 
     Attributes:
         totals: the merged statistics of each outcome in the last round that sites evaluated.
+        by_site: those of each site, by site and outcome.
+        groups: those of each group of patients over all sites, by its key and outcome.
         bytes_by_site: what each site sent in all.
     """
 
     study: Study
     totals: dict[str, EvaluationSums]
+    by_site: dict[str, dict[str, EvaluationSums]]
+    groups: dict[str, dict[str, EvaluationSums]]
     messages: Sequence[MessageKind]
     rounds: Sequence[RoundCost]
     bytes_by_site: dict[str, tuple[int, int]]
@@ -71,9 +76,13 @@ def facts_of(events: Sequence[Event]) -> Facts:
     by_site: dict[str, list[Event]] = {}
     for event in replies:
         by_site.setdefault(event["site"], []).append(event)
+    last = _last_statistics(replies)
+    evaluated = _evaluated(last, study)
     return Facts(
         study=study,
-        totals=_totals(replies, study),
+        totals=_totals(evaluated),
+        by_site=evaluated,
+        groups={key: pooled_sums(sites) for key, sites in group_sums_of(last, study).items()},
         messages=[_kind(kind, replies) for kind in dict.fromkeys(e["kind"] for e in replies)],
         rounds=_rounds(events, replies),
         bytes_by_site={
@@ -83,18 +92,30 @@ def facts_of(events: Sequence[Event]) -> Facts:
     )
 
 
-def _totals(replies: Iterable[Event], study: Study) -> dict[str, EvaluationSums]:
-    newest = {(e["round"], e["site"]): e for e in replies if e["kind"] != QUERY}
+def _last_statistics(replies: Iterable[Event]) -> dict[str, dict[str, Any]]:
+    """What each site sent in the last round that sites evaluated."""
+    newest = {(e["round"], e["site"]): e["metrics"] for e in replies if e["kind"] != QUERY}
     last = max((number for number, _ in newest), default=None)
-    totals: dict[str, EvaluationSums] = {}
-    for (number, _), event in sorted(newest.items()):
-        if number != last:
-            continue
+    return {site: sent for (number, site), sent in sorted(newest.items()) if number == last}
+
+
+def _evaluated(
+    sent: Mapping[str, Mapping[str, Any]], study: Study
+) -> dict[str, dict[str, EvaluationSums]]:
+    """The statistics of each site, by outcome."""
+    by_site: dict[str, dict[str, EvaluationSums]] = {}
+    for site, metrics in sent.items():
         try:
-            sums = from_flat(study, event["metrics"])
+            by_site[site] = from_flat(study, metrics)
         except ValueError:
             # As the results: a site whose statistics are malformed has sent none.
             continue
+    return by_site
+
+
+def _totals(by_site: Mapping[str, Mapping[str, EvaluationSums]]) -> dict[str, EvaluationSums]:
+    totals: dict[str, EvaluationSums] = {}
+    for sums in by_site.values():
         for name, evaluated in sums.items():
             totals[name] = totals[name] + evaluated if name in totals else evaluated
     return totals

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
+from common.metrics.intervals import FEWEST
 from common.page.charts import (
     Dot,
     Line,
@@ -20,7 +21,7 @@ from common.page.document import (
     Section,
     Table,
 )
-from server.report.html.calibration import FEWEST, calibration_bins
+from server.report.html.calibration import calibration_bins
 from server.report.html.facts import Facts
 from server.report.html.spread import is_private, last_evaluated, spread_of
 from server.report.markdown import (

@@ -1,6 +1,5 @@
 """The section that a privacy officer reads: promised, spent, left, and what epsilon means."""
 
-from math import exp
 from typing import Any
 
 from common.page.charts import Bar, bar_chart
@@ -13,6 +12,7 @@ from common.page.document import (
     Section,
     Table,
 )
+from common.privacy.meaning import A_LIMIT, HOW_STRONG, meaning_of
 from server.report.privacy import cost_of, left_of, released
 
 _MOST_BARS = 40
@@ -129,30 +129,15 @@ def _meaning(results: dict[str, Any]) -> list[Block]:
     if epsilon is None:
         return []
     delta = results["privacy"]["delta"]
-    # Kairouz, Oh and Viswanath 2015, theorem 2.1, at equal error of both kinds.
-    right = (1.0 + delta * exp(-epsilon)) / (1.0 + exp(-epsilon))
-    odds = f"{exp(epsilon):,.1f}" if epsilon < 10 else "more than 20,000"
+    attacked = (
+        "and this run was not attacked to find out"
+        if results["audit"] is None
+        else "which stands under “Audited”"
+    )
     text = (
-        "Suppose that somebody knows everything about a patient but whether the patient was among "
-        "those trained on, and guesses it from all that was released. If yes and no were equally "
-        f"likely before, epsilon {cost_of(epsilon)} allows the guess to be right at most "
-        f"{_percent(right)} of the time (a coin is right half of the time; the odds change by a "
-        f"factor of {odds} at most, but for a chance of delta). That is a limit that no attack can "
-        "pass, whatever it knows; it is not a measure of what attacks do reach, and this run was "
-        "not attacked to find out. At 1 and below the limit itself is strong; the further above, "
-        "the less it rules out by itself."
+        f"{meaning_of(epsilon, delta, shown=cost_of(epsilon))} {A_LIMIT}, {attacked}. {HOW_STRONG}"
     )
     return [Heading(text="What epsilon means"), Paragraph(text=text)]
-
-
-def _percent(part: float) -> str:
-    r"""A probability as people read it, rounded up: a limit is not made better by rounding.
-
-    >>> _percent(0.5249), _percent(0.99996)
-    ('52.5\xa0%', '99.996\xa0%')
-    """
-    digits = 1 if part < 0.999 else 3
-    return f"{-(-part * 100 * 10**digits // 1) / 10**digits:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def _of_sites(results: dict[str, Any]) -> list[Block]:

@@ -6,6 +6,7 @@ from common.page.document import Block, Figure, Figures, Heading, Items, Paragra
 from common.page.words import bytes_text, listed, several
 from server.report.html.facts import Facts
 from server.report.html.spread import Spread, is_private, last_evaluated, spread_of
+from server.report.html.subgroups import has_groups
 from server.report.html.words import meaning_of
 from server.report.markdown import noised_number_of, number_of
 from server.report.privacy import cost_of
@@ -151,13 +152,18 @@ def _nothing_yet(results: dict[str, Any]) -> str:
     return "No hospital has sent an evaluation, so nothing is known of how well the model does."
 
 
+_NO_GROUPS = (
+    "How it does in groups of patients, such as by sex or age: results are by hospital only."
+)
+
+
 def _unknown(results: dict[str, Any]) -> list[str]:
     unknown = [
         "Whether a hospital gains by joining: no model trained on one hospital alone was compared "
         "(“wardround arms” does that).",
         "How the model does at a hospital that took no part: held-out patients are of the same "
         "hospitals as those it was trained on.",
-        "How it does in groups of patients, such as by sex or age: results are by hospital only.",
+        *([] if has_groups(results) else [_NO_GROUPS]),
         f"How much of a difference is chance: this is one run with one seed ({results['seed']}), "
         "and numbers of few patients move by themselves.",
     ]
