@@ -88,7 +88,14 @@ def audit_line(task: "Task", reply: "Reply", kept_back: list[str]) -> dict[str, 
         "counts": dict(reply.counts),
         "statistics": sorted(reply.metrics),
         "num_elements": 0 if arrays is None else arrays.flat.size,
+        "size_bytes": _size_bytes(reply),
         "norm": None if arrays is None else round(arrays.norm(), 6),
         "sha256": None if arrays is None else arrays.digest(),
         "receipt": None if reply.receipt is None else asdict(reply.receipt),
     }
+
+
+def _size_bytes(reply: "Reply") -> int:
+    """The size of all numbers of a reply; 8 bytes for each count and each one of a statistic."""
+    num_numbers = len(reply.counts) + sum(len(values) for values in reply.metrics.values())
+    return 8 * num_numbers + (0 if reply.arrays is None else reply.arrays.flat.nbytes)

@@ -34,7 +34,8 @@ class Answer:
     """One answer that left.
 
     Attributes:
-        num_elements, norm: of its arrays; 0 and None if it had none.
+        num_elements, norm, sha256: of its arrays; 0 and None if it had none.
+        size_bytes: of all of its numbers; None in a log from before this was told.
         counts: names and numbers, as they were sent.
         statistics: names of the sums that it held.
         withheld: names of what the policy kept back or changed.
@@ -43,11 +44,14 @@ class Answer:
 
     at: str
     run_id: str
+    study_hash: str
     round: int
     kind: str
     status: str
     num_elements: int
+    size_bytes: int | None
     norm: float | None
+    sha256: str | None
     counts: dict[str, int]
     statistics: tuple[str, ...]
     withheld: tuple[str, ...]
@@ -61,6 +65,7 @@ class AuditView:
     Attributes:
         answers: oldest first, up to the first fault; of one run where one was asked for.
         num_lines: of all runs.
+        head: number and digest of the last line before a fault; None without one.
         num_repairs: torn lines that the next one tells of: their answers did not leave.
         faults: why the log is not what was written; none if it is.
         is_signed: whether its last line is signed by this site; a simulation's is not.
@@ -71,6 +76,7 @@ class AuditView:
     path: str
     answers: tuple[Answer, ...]
     num_lines: int
+    head: tuple[int, str] | None
     num_repairs: int
     faults: tuple[str, ...]
     is_signed: bool
@@ -145,6 +151,7 @@ def view_audit(
         path=str(path),
         answers=tuple(a for a in answers if run_id in (None, a.run_id)),
         num_lines=len(found.lines),
+        head=None if last is None else (last.seq, last.digest),
         num_repairs=found.num_repairs,
         faults=tuple(faults),
         is_signed=last is not None
@@ -167,18 +174,23 @@ def _answers(lines: Sequence[Line]) -> tuple[list[Answer], list[str]]:
 def _answer_of(fields: Any) -> Answer:
     """The answer of a line. Raises KeyError, TypeError or ValueError where it is none."""
     receipt, norm = fields["receipt"], fields["norm"]
-    numbers = [fields["round"], fields["num_elements"]]
-    texts = [fields[name] for name in ("at", "run_id", "kind", "status")]
+    size, sha256 = fields.get("size_bytes"), fields["sha256"]
+    numbers = [fields["round"], fields["num_elements"], *([] if size is None else [size])]
+    texts = [fields[name] for name in ("at", "run_id", "study_hash", "kind", "status")]
+    texts += [] if sha256 is None else [sha256]
     if not all(type(n) is int for n in numbers) or not all(isinstance(t, str) for t in texts):
         raise TypeError("expected numbers and texts of an answer, found others")
     return Answer(
         at=fields["at"],
         run_id=fields["run_id"],
+        study_hash=fields["study_hash"],
         round=fields["round"],
         kind=fields["kind"],
         status=fields["status"],
         num_elements=fields["num_elements"],
+        size_bytes=size,
         norm=None if norm is None else float(norm),
+        sha256=sha256,
         counts=dict(fields["counts"]),
         statistics=tuple(fields["statistics"]),
         withheld=tuple(fields["withheld"]),

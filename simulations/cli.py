@@ -17,8 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 
 import client.cli
+import client.cli_dossier
 import client.cli_explain
 import server.cli
+import simulations.cli_audit
+import simulations.cli_experiment
 import simulations.cli_joining
 import simulations.cli_results
 import simulations.cli_self_test
@@ -256,8 +259,11 @@ app.add_typer(data_app, name="data", rich_help_panel="For a researcher")
 app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
 simulations.cli_results.mount(app)
 simulations.cli_joining.mount(app)
+simulations.cli_experiment.mount(app)
+simulations.cli_audit.mount(app)
 client.cli.mount(app)
 client.cli_explain.mount(app)
+client.cli_dossier.mount(app)
 simulations.cli_self_test.mount(app)
 server.cli.mount(app)
 

@@ -71,6 +71,9 @@ class LedgerView:
         budget: the policy's; None if it has none.
         no_bound_since: when something was first released unprotected.
         faults: what `verify` has found; nothing if the ledger is whole.
+        head: number and digest of the last entry before a fault.
+        num_countersigned: heads that came back countersigned.
+        countersigned: the newest of them, as far as it is known.
         checked_against: the entry of the newest countersigned head that the ledger was held
             against; None if there was none, and then a cut end would not be seen.
         is_outside_head: whether that head came from outside of the state folder.
@@ -91,6 +94,9 @@ class LedgerView:
     data_changes: tuple[str, ...]
     repairs: tuple[str, ...]
     faults: tuple[str, ...]
+    head: tuple[int, str]
+    num_countersigned: int
+    countersigned: Countersigned | None
     checked_against: int | None
     is_outside_head: bool
     second_opinion: dict[str, float] | None
@@ -173,6 +179,9 @@ def view_ledger(
             last_countersigned=last_countersigned,
             chain=chain,
         ),
+        head=(chain.entries[-1].seq, chain.entries[-1].digest),
+        num_countersigned=len(books.acknowledged),
+        countersigned=head,
         checked_against=None if head is None else head.seq,
         is_outside_head=last_countersigned is not None,
         second_opinion=None if second is None else second(history, delta),

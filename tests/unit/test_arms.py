@@ -13,7 +13,7 @@ from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
 from common.study import Study
 from common.study_file import override, study_from_toml, without_granularity
-from simulations.arms import MEAN, POOLED, ArmResult, _scopes, run_arms, train_centrally
+from simulations.arms import MEAN, POOLED, ArmResult, run_arms, scopes_of, train_centrally
 from simulations.arms_report import to_csv, to_markdown
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.logistic import logistic_predictions
@@ -78,7 +78,7 @@ def test_training_that_diverged_stays_in_the_table_as_undefined(outcome: str) ->
     width = {"event": 2, "stay": 1, "death": 3}[outcome]
     diverged = np.full((9, width), np.nan)
     evaluated = {"ada": ({outcome: diverged}, {outcome: labels})}
-    told = [(scope, metrics) for _, scope, metrics in _scopes(evaluated, SEVERAL)]
+    told = [(scope, metrics) for _, scope, metrics in scopes_of(evaluated, SEVERAL)]
     assert [scope for scope, _ in told] == ["ada", POOLED, MEAN]
     for _, metrics in told:
         num_patients = metrics.pop("num_patients")

@@ -166,7 +166,8 @@ def test_a_real_sites_log_without_signatures_is_a_fault(hospital: Hospital) -> N
 
 
 def test_a_line_of_another_kind_is_a_fault_and_not_a_crash(hospital: Hospital) -> None:
-    for wrong in ({"norm": "x"}, {"round": True}, {"receipt": 3}, {"counts": [1]}, {"at": None}):
+    wrongs = [{"norm": "x"}, {"round": True}, {"receipt": 3}, {"counts": [1]}, {"at": None}]
+    for wrong in [*wrongs, {"size_bytes": 1.5}, {"sha256": 3}, {"study_hash": None}]:
         fields = audit_line(task_of(study_of()), _refusal(), []) | {"at": "2026"} | wrong
         piece, _ = write_line(
             fields, after=None, torn=b"", purpose=Purpose.AUDIT_LINE, key=hospital.key

@@ -181,3 +181,23 @@ def test_a_private_study_trains_where_its_budget_is_decided_and_its_delta_within
     floor = {"epsilon_budget": 10.0, "delta_budget": 1e-4, "cohort_size": 45, "min_patients": 20}
     policy = Policy(allow_without_privacy=False, **(floor | decided))
     assert code_of(policy, private) == code
+
+
+# 45 patients in batches of 16 are 3 steps an epoch; a model of the site's own takes as many again.
+@pytest.mark.threat("S1-1")
+@pytest.mark.parametrize(
+    ("personal", "num_steps"),
+    [
+        ({"ditto_lambda": 0.5}, 6),
+        ({"fine_tune_steps": 2}, 3),
+        ({"fine_tune_steps": 11}, 11),
+    ],
+)
+def test_the_steps_of_a_sites_own_model_count(
+    tiny_study: Study, personal: dict[str, float], num_steps: int
+) -> None:
+    study = override(tiny_study, **{f"personal__{key}": value for key, value in personal.items()})
+    enough = Policy(allow_without_privacy=True, min_patients=1, max_local_steps=num_steps)
+    one_fewer = Policy(allow_without_privacy=True, min_patients=1, max_local_steps=num_steps - 1)
+    assert code_of(enough, study) == "ok"
+    assert code_of(one_fewer, study) == RefusalCode.STEP_LIMIT

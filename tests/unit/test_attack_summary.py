@@ -1,0 +1,97 @@
+"""Findings, file and page of attacks: worked by hand from two seeds."""
+
+import base64
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simulations.attacks.finding import Finding
+from simulations.attacks.inferred import ATTRIBUTE
+from simulations.attacks.pictures import png_uri
+from simulations.attacks.reconstruction import IMAGES, IMPRINT, Gallery, Reconstructions
+from simulations.attacks.summary import findings_of, reached, verdict, write_attacks
+
+FROM_OUTCOMES = f"{ATTRIBUTE} from outcomes"
+
+
+def seed_with(seed: int, *, recovered: float, gain: float) -> Reconstructions:
+    grey = np.full((4, 4), 0.5)
+    return Reconstructions(
+        seed=seed,
+        measured={
+            (IMAGES, "no privacy"): {"PSNR, dB": 30.0 + seed, "recovered": recovered},
+            (IMPRINT, "no privacy"): {"recovered of 16": 0.25, "by chance": 0.25},
+            (FROM_OUTCOMES, "no privacy"): {"guessed right": 0.5 + gain},
+        },
+        gallery=Gallery(original=grey, mean=grey / 2, found={"no privacy": grey}),
+        gains={(FROM_OUTCOMES, "no privacy"): [gain] * 10},
+    )
+
+
+def test_means_and_standard_deviations_over_seeds() -> None:
+    image, _, _ = findings_of([seed_with(s, recovered=1.0, gain=0.1) for s in (1, 2)])
+    assert image.measures["PSNR, dB"] == pytest.approx(31.5)
+    assert image.measures["sd of PSNR, dB"] == pytest.approx(math.sqrt(0.5))
+    assert "PSNR, dB: 31.5 ± 0.71" in reached(image)
+
+
+def test_what_is_found_by_chance_is_no_success() -> None:
+    image, crafted, attribute = findings_of([seed_with(1, recovered=1.0, gain=0.1)])
+    assert (image.succeeded, crafted.succeeded, attribute.succeeded) == (True, False, True)
+    assert verdict(crafted) == "nothing recovered"
+
+
+def test_an_attack_that_recovers_in_one_seed_of_two_has_succeeded() -> None:
+    seeds = [seed_with(1, recovered=0.0, gain=0.0), seed_with(2, recovered=1.0, gain=0.0)]
+    image, _, attribute = findings_of(seeds)
+    assert (image.succeeded, attribute.succeeded) == (True, False)
+
+
+def test_equal_results_give_equal_files_that_say_that_patients_are_simulated(
+    tmp_path: Path,
+) -> None:
+    seeds = [seed_with(1, recovered=1.0, gain=0.1)]
+    for name in ("one", "two"):
+        write_attacks(seeds, tmp_path / name, study="demo", settings={"epsilon": 8.0})
+    for name in ("attacks.json", "attacks.html"):
+        one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert one == two
+    table = json.loads((tmp_path / "one" / "attacks.json").read_text())
+    assert table["patients"] == "simulated"
+    page = (tmp_path / "one" / "attacks.html").read_text()
+    assert "All patients on this page are simulated" in page
+    assert 'alt="Simulated patient 1: the original"' in page
+    assert page.count("<img ") == page.count("data:image/png") == 3
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_an_audit_is_shown_by_its_bound_and_its_claim(tmp_path: Path) -> None:
+    audit = Finding(
+        attack="audit",
+        target="training",
+        measures={"canaries": 100.0},
+        epsilon_lower_bound=2.0,
+        epsilon_claimed=8.0,
+        succeeded=False,
+        limits="Few canaries.",
+    )
+    seeds = [seed_with(1, recovered=1.0, gain=0.1)]
+    findings = write_attacks(seeds, tmp_path, study="demo", settings={}, audits=[audit])
+    assert findings[-1] == audit
+    assert reached(audit) == "epsilon at least 2.00, claimed 8.00; canaries: 100.0"
+    assert (verdict(audit), verdict(replace(audit, succeeded=True))) == (
+        "claim holds",
+        "claim broken",
+    )
+
+
+def test_a_picture_is_a_png_of_its_grey_values() -> None:
+    grey = np.array([[0.0, 1.0], [0.2, 2.0]])
+    data = base64.b64decode(png_uri(grey).partition(",")[2])
+    assert np.array(Image.open(io.BytesIO(data))).tolist() == [[0, 255], [51, 255]]
