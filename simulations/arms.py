@@ -154,7 +154,7 @@ def run_seed(
             arm=arm, variant=variant, seed=seed, outcome=outcome, scope=scope, metrics=metrics
         )
         for arm, by_site in evaluated.items()
-        for outcome, scope, metrics in _scopes(by_site, study)
+        for outcome, scope, metrics in scopes_of(by_site, study)
     ]
 
 
@@ -242,7 +242,9 @@ def _evaluate(model: PatientModel, cohort: Cohort, study: Study) -> Evaluated:
     return predictions, cohort.test.outcomes
 
 
-def _scopes(evaluated: Mapping[str, Evaluated], study: Study) -> Iterator[tuple[str, str, Metrics]]:
+def scopes_of(
+    evaluated: Mapping[str, Evaluated], study: Study
+) -> Iterator[tuple[str, str, Metrics]]:
     """Outcome, scope and metrics: of each site, of all patients together, and the mean of sites.
 
     An arm that does not predict an outcome has no metrics of it; one whose training diverged has

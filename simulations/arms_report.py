@@ -85,7 +85,7 @@ def _scope_table(
     for variant in variants:
         for arm in _arms_of([r for r in results if r.variant == variant]):
             rows = [r for r in results if (r.arm, r.variant, r.scope) == (arm, variant, scope)]
-            cells = " | ".join(_mean_sd([r.metrics[m] for r in rows]) for m in titles)
+            cells = " | ".join(mean_sd([r.metrics[m] for r in rows]) for m in titles)
             lines.append(f"| {_label(arm, variant, variants)} | {cells} |")
     return "\n".join(lines)
 
@@ -104,7 +104,7 @@ def _site_table(
     for variant in variants:
         for arm in _arms_of([r for r in results if r.variant == variant]):
             cells = [
-                _mean_sd(
+                mean_sd(
                     [
                         value[arm, variant, site, seed]
                         for seed in seeds
@@ -155,7 +155,12 @@ def _label(arm: str, variant: str, variants: Sequence[str]) -> str:
     return arm if len(variants) == 1 else f"{arm}, {variant}"
 
 
-def _mean_sd(values: Sequence[float | None]) -> str:
+def mean_sd(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation of what is known, and of how many where some are not.
+
+    >>> mean_sd([0.8, 0.9]), mean_sd([0.8, None]), mean_sd([None])
+    ('0.850 ± 0.071', '0.800 ± 0.000 (1 of 2)', '–')
+    """
     known = [v for v in values if v is not None]
     if not known:
         return "–"

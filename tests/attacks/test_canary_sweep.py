@@ -438,6 +438,8 @@ COMMANDS: dict[str, tuple[list[str], str, str]] = {
     "site keys": ([], "client.site_keys", "make_site_keys"),
     "study list": ([], "client.acceptance", "standings"),
     "study accept": (["STUDY", "--yes", "--hash", "HASH"], "client.acceptance", "accept"),
+    "explain": (["--run", "RUN", "--out", "OUT"], "client.explain.explain", "explain_site"),
+    "dossier": (["--out", "OUT"], "client.dossier.making", "make_dossier"),
     "site self-test": (["--study", "STUDY"], "simulations.self_test", "run_self_test"),
 }
 
