@@ -129,7 +129,7 @@ th:first-child,.words th,.words td{text-align:left}
 .words td:not(:last-child){white-space:nowrap}
 .words td:last-child{min-width:11rem;overflow-wrap:anywhere}
 table:not(.words) td{white-space:nowrap}
-tbody th{font-weight:500;overflow-wrap:anywhere;min-width:6rem}
+tbody th{font-weight:500;overflow-wrap:anywhere;min-width:7.5rem}
 .words tbody th{overflow-wrap:break-word}
 tfoot th,tfoot td{font-weight:700;border-top:2px solid var(--soft);border-bottom:0}
 pre{background:var(--panel);padding:1rem;overflow-x:auto;font-size:.85rem;border-radius:.5rem}

@@ -155,6 +155,6 @@ ROWS = (
         row="R-1",
         attack="whoever has the released model asks who was in its training",
         defences=("client.dp_training:train_privately", "common.privacy.accounting:epsilon_of"),
-        missing="An audit (`wardround audit-privacy`) is run by who asks for it; the bound is epsilon.",
+        missing="Nothing makes anybody audit a run (`wardround audit-privacy`) before its release.",
     ),
 )

@@ -72,7 +72,7 @@ def _cells_of(facts: Facts, outcome: str) -> ScoreCells | None:
 
 def _table(outcome: str, made: Sequence[Decision], *, is_noised: bool) -> Table:
     return Table(
-        caption=f"{outcome}: held-out patients of all hospitals, by threshold",
+        caption=f"{outcome}: held-out patients of all hospitals, by threshold, in %",
         head=("threshold", *_HEAD),
         rows=[[_threshold_text(d.threshold), *_cells_text(d)] for d in made],
         note=_NOTE + (_NOISED if is_noised else ""),
@@ -85,17 +85,17 @@ def _threshold_text(threshold: float) -> str:
 
 def _cells_text(decision: Decision) -> list[str]:
     parts = (decision.sensitivity, decision.specificity, decision.ppv, decision.npv, decision.f1)
-    return [f"{decision.flagged:.0%}", *(proportion_text(part) for part in parts)]
+    return [f"{100 * decision.flagged:.0f}", *(percent_text(part) for part in parts)]
 
 
-def proportion_text(part: Proportion) -> str:
-    """A part with its interval, as tables write it.
+def percent_text(part: Proportion) -> str:
+    """A part in percent with its interval, as tables write it.
 
-    >>> proportion_text(Proportion(value=0.25, interval=(0.1234, 0.4)))
-    '0.25 (0.12 to 0.40)'
+    >>> percent_text(Proportion(value=0.25, interval=(0.1234, 0.4)))
+    '25 (12 to 40)'
     """
-    low, high = part.interval
-    return f"{part.value:.2f} ({low:.2f} to {high:.2f})"
+    value, low, high = (100 * end for end in (part.value, *part.interval))
+    return f"{value:.0f} ({low:.0f} to {high:.0f})"
 
 
 def _chart(outcome: str, made: Sequence[Decision]) -> Chart | None:
@@ -132,7 +132,7 @@ def _by_hospital(outcome: str, facts: Facts) -> list[Block]:
         return []
     return [
         Table(
-            caption=f"{outcome}: the same by hospital",
+            caption=f"{outcome}: the same by hospital, in %",
             head=("hospital", "threshold", *_HEAD),
             rows=rows,
             note=(

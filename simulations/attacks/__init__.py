@@ -1,0 +1,1 @@
+"""Attacks on what a study releases: what an adversary can learn, measured on this machine."""

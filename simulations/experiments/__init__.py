@@ -1,0 +1,1 @@
+"""Experiments of many runs: what privacy costs in use, and which settings are best."""
