@@ -129,7 +129,7 @@ th:first-child,.words th,.words td{text-align:left}
 .words td:not(:last-child){white-space:nowrap}
 .words td:last-child{min-width:11rem;overflow-wrap:anywhere}
 table:not(.words) td{white-space:nowrap}
-tbody th{font-weight:500;overflow-wrap:anywhere;min-width:7.5rem}
+tbody th{font-weight:500;overflow-wrap:anywhere;min-width:9rem}
 .words tbody th{overflow-wrap:break-word}
 tfoot th,tfoot td{font-weight:700;border-top:2px solid var(--soft);border-bottom:0}
 pre{background:var(--panel);padding:1rem;overflow-x:auto;font-size:.85rem;border-radius:.5rem}
@@ -139,7 +139,7 @@ footer{border-top:1px solid var(--rule);color:var(--soft);padding:1.2rem 1.25rem
  .body.has-nav{display:grid;grid-template-columns:12rem minmax(0,1fr);gap:2.5rem}
  nav ul{flex-direction:column;position:sticky;top:1.2rem}
 }
-@media (max-width:40rem){th,td{padding:.35rem .45rem}}
+@media (max-width:40rem){th,td{padding:.35rem .45rem} tbody th{min-width:7.2rem}}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 @media print{
  @page{margin:16mm}

@@ -66,10 +66,10 @@ def journal_of(study: Study, **sizes: int) -> list[Event]:
 
 def test_thresholds_are_told_of_all_patients_and_by_hospital() -> None:
     found = section(thresholds, plain_journal())
-    whole = tables(found)["event: held-out patients of all hospitals, by threshold"]
+    whole = tables(found)["event: held-out patients of all hospitals, by threshold, in %"]
     assert [float(row[0]) for row in whole.rows] == list(GRID)
-    assert all(re.fullmatch(r"\d\.\d\d \(\d\.\d\d to \d\.\d\d\)", row[2]) for row in whole.rows)
-    by_hospital = tables(found)["event: the same by hospital"]
+    assert all(re.fullmatch(r"\d+ \(\d+ to \d+\)", row[2]) for row in whole.rows)
+    by_hospital = tables(found)["event: the same by hospital, in %"]
     assert {row[0] for row in by_hospital.rows} == {"north", "south", "west"}
     assert [row[1] for row in by_hospital.rows[:3]] == ["0.1", "0.2", "0.5"]
     (chart,) = [block.charts[0] for block in found.blocks if isinstance(block, Charts)]

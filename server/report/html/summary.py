@@ -160,7 +160,7 @@ _NO_GROUPS = (
 def _unknown(results: dict[str, Any]) -> list[str]:
     unknown = [
         "Whether a hospital gains by joining: no model trained on one hospital alone was compared "
-        "(“wardround arms” does that).",
+        "(“wardround joining” does that).",
         "How the model does at a hospital that took no part: held-out patients are of the same "
         "hospitals as those it was trained on.",
         *([] if has_groups(results) else [_NO_GROUPS]),
