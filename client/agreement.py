@@ -241,9 +241,9 @@ def _group_texts(study: Study, policy: Policy) -> list[str]:
             if all(policy.allows_metric(f"{key}.{outcome}.{name}") for key in keys)
         ]
         texts.append(
-            f"once, after the last round: statistics of {outcome} in each of {len(keys)} groups of "
-            f"patients, by {named}: {', '.join(allowed) or 'nothing'}; none of a group of fewer "
-            f"than {policy.smallest_group}, nor any from which one would follow"
+            f"at each evaluation, which follows the last round: statistics of {outcome} in each of "
+            f"{len(keys)} groups of patients, by {named}: {', '.join(allowed) or 'nothing'}; none "
+            f"of a group of fewer than {policy.smallest_group}, nor any from which one would follow"
         )
     return texts
 

@@ -77,7 +77,8 @@ def _verify(
     verdict = verdict_on(path, _key_to_trust(path, site_dir, run, key, heard))
     if not verdict.is_signed:
         _stop("The dossier is NOT signed by this hospital's key. Believe nothing of it.")
-    _say(f"signed by hospital {verdict.site}, {verdict.made_at}", "green")
+    kind = "simulated hospital" if verdict.is_simulation else "hospital"
+    _say(f"signed by {kind} {verdict.site}, {verdict.made_at}", "green")
     beside = {
         "same": ("the page beside it is the one of this dossier", "green"),
         "other": ("the page beside it tells something else, or is of another version", "red"),
@@ -98,12 +99,15 @@ def _key_to_trust(
     from client.dossier.signed import read_dossier
     from common.site_keys import fingerprint, is_heard, read_public_key_file
 
+    held: str | None = None
     if key is not None:
-        return read_public_key_file(key).signing_key
-    if site_dir is not None:
+        held = read_public_key_file(key).signing_key
+    elif site_dir is not None:
         own = Books.of(site_dir, run).key()
-        return "" if own is None else own.public_key
-    claimed = read_dossier(path).dossier["public_key"]
+        held = "" if own is None else own.public_key
+    if held is not None and heard is None:
+        return held
+    claimed = read_dossier(path).dossier["public_key"] if held is None else held
     if not isinstance(claimed, str):
         _stop("The dossier is NOT signed: that of a simulation without privacy never is.")
     if heard is None:
@@ -113,6 +117,8 @@ def _key_to_trust(
             "read its own to you on the phone."
         )
     if not is_heard(heard, bytes.fromhex(claimed)):
+        if held is not None:
+            _stop("The key to trust is NOT the one of this fingerprint. Believe neither.")
         _stop("The dossier is NOT signed by the key of this fingerprint. Believe nothing of it.")
     return claimed
 

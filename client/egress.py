@@ -72,7 +72,7 @@ def release(reply: Reply, policy: Policy, declared: Declared) -> Reply:
           all of them count, with about the same mean and deviation.
         - Statistics of an outcome over fewer held-out patients than `smallest_group` do not leave,
           nor do any without the number of patients that they are over.
-        - Statistics of a group of patients leave with the last evaluation alone, if the group is no
+        - Statistics of a group of patients leave with an evaluation alone, if the group is no
           small one, and if what all patients have beyond the groups that leave is no small group.
         - The L2 norm of an update is at most `max_update_norm`.
         - Nothing of a private reply is withheld or rounded by what it says of patients.
@@ -180,12 +180,12 @@ def _check_finite_statistics(reply: Reply, declared: Declared) -> None:
 
 
 def _check_groups(reply: Reply, declared: Declared) -> None:
-    """Statistics of groups (sex, age) are in the reply to an evaluation alone: once a run.
+    """Statistics of groups (sex, age) are in the reply to an evaluation alone.
 
     Threat: S0-2. Refuses: EGRESS_BLOCKED.
     """
     if reply.kind is not TaskKind.EVALUATE and any(is_of_group(name) for name in reply.metrics):
-        _block("statistics of groups of patients before the last evaluation")
+        _block("statistics of groups of patients outside of an evaluation")
 
 
 def released_counts(counts: Mapping[str, int], policy: Policy) -> dict[str, int]:

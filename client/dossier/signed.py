@@ -52,6 +52,7 @@ class Verdict:
     """Whether a dossier is what its hospital has written.
 
     Attributes:
+        is_simulation: whether the hospital is a simulated one.
         is_signed: by the key that it was held against.
         page: "same", "other" or "none": whether the page beside it is the one of this dossier.
         faults: of the books, as the dossier itself tells.
@@ -62,6 +63,7 @@ class Verdict:
     is_signed: bool
     page: str
     faults: tuple[str, ...]
+    is_simulation: bool = False
 
     @property
     def is_good(self) -> bool:
@@ -122,6 +124,7 @@ def verdict_on(path: Path, public_key: str) -> Verdict:
         is_signed=True,
         page=beside,
         faults=tuple(faults_of(signed.dossier)),
+        is_simulation=bool(signed.dossier["is_simulation"]),
     )
 
 

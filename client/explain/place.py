@@ -35,6 +35,7 @@ def check_place(out: Path, config: SiteConfig, run: Path) -> None:
     """
     place = out.resolve()
     named = {run: "a run's folder", config.folder: "a site's data folder"}
+    named |= {path: "a site's data folder" for path in config.data_paths if path.is_dir()}
     named[config.state_dir] = "the site's state_dir"
     for folder, what in named.items():
         if place.is_relative_to(folder.resolve()):
@@ -57,6 +58,7 @@ def write_folder(out: Path, files: Mapping[str, str]) -> None:
         - The folder has mode 0700 and each file 0600.
         - All files are there, or no folder.
     """
+    out = out.resolve()  # through a link, to the place that was checked
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # mode 0700
     try:

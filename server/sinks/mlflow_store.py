@@ -1,5 +1,6 @@
 """What is asked of MLflow: a run by its tag, and what is missing in it. Imports MLflow."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +19,16 @@ from server.sinks.points import Point, Told
 _TAG = "wardround.run_id"
 # The most that MLflow takes at once; and the longest value of a setting.
 _MOST_METRICS, _MOST_PARAMS, _LONGEST = 1000, 100, 6000
+_PASSWORD = re.compile(r"://[^/\s]*@")
 _STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 
 
 @contextmanager
 def told_as_run_error(where: str) -> Iterator[None]:
     """Turns what MLflow and the network say into an error of ours.
+
+    Guarantees:
+        - A name and password in an address are not quoted.
 
     Raises:
         RunError: the store does not answer, or refuses.
@@ -32,10 +37,11 @@ def told_as_run_error(where: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError) as fault:
         first = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise RunError(
+        told = (
             f"Expected an MLflow store at {where}, found: {first} Check --mlflow; "
             "“wardround report RUN --mlflow” tells the run again at any time."
-        ) from None
+        )
+        raise RunError(_PASSWORD.sub("://…@", told)) from None
 
 
 @dataclass(kw_only=True)

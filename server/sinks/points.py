@@ -4,11 +4,13 @@ Only what the report has is told: metrics, counts of hospitals, seconds, epsilon
 histogram or array of a reply.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from common.errors import RunError
 from common.study import Study
 from server.journal import Event
 from server.report.markdown import columns_of
@@ -30,6 +32,7 @@ _OF_ROUNDS = {
     "round_finished": {"round/seconds": "seconds"},
     "site_privacy": {"privacy/epsilon": "epsilon"},
 }
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STARTS = ("run_started", "run_resumed")
 
 
@@ -75,9 +78,14 @@ def told_of(course: Course) -> Told:
     """What to tell of a run so far: all exchanges that are over.
 
     Raises:
-        RunError: the journal has no beginning of a run.
+        RunError: the journal has no beginning of a run, or an id that is no plain word.
     """
     results = course.results()
+    if _RUN_ID.fullmatch(str(results["run_id"])) is None:
+        raise RunError(
+            "Expected a run id of letters, digits, - and _ in the journal, found another: it would "
+            "name a folder or a query. Tell the journal of a run of this version."
+        )
     done = {e["round"] - 1 for e in course.events if e["event"] == "round_finished"}
     if results["status"] == "finished":
         done.add(results["num_rounds"])

@@ -13,6 +13,15 @@ from server.journal import Event
 from server.report.results import results_of
 
 _STARTS = ("run_started", "run_resumed")
+# What taking an event raises that is of another form than ours.
+UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 @dataclass(kw_only=True)
@@ -39,7 +48,7 @@ class Course:
         for line in lines:
             try:
                 self._take(line)
-            except (ValueError, LookupError, TypeError, RecursionError):
+            except UNREADABLE:
                 self.num_damaged += 1
 
     def _take(self, line: bytes) -> None:

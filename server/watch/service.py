@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.errors import RunError
 from server.watch.frame import content_policy, page_of
@@ -25,6 +26,29 @@ _RETRY_MS = 2000
 # Each open page holds a connection; more of them than this are turned away.
 _MOST_CONNECTIONS = 64
 _END_WITHIN_S = 3
+# A connection over which nothing is answered is looked at this often.
+_IDLE_S = 10.0
+
+
+class Connection(H11Protocol):
+    """One connection, which is closed where whoever opened it asks nothing, or never ends asking.
+
+    Guarantees:
+        - Connections that ask nothing keep no reader out for longer than `_IDLE_S`.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins to wait for a request."""
+        super().connection_made(transport)
+        self.loop.call_later(_IDLE_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.loop.call_later(_IDLE_S, self._close_if_idle)
 
 
 def app_of(runs: Runs, ending: asyncio.Event) -> FastAPI:
@@ -83,7 +107,8 @@ async def _changes(watched: Watched, ending: asyncio.Event) -> AsyncIterator[Ser
 
 
 def _path(name: str) -> str:
-    return f"/runs/{quote(name, safe='')}"
+    # A name that is no text, as others may give a folder, leads nowhere but stops no page.
+    return f"/runs/{quote(name, safe='', errors='replace')}"
 
 
 class Service(uvicorn.Server):
@@ -112,6 +137,9 @@ class Service(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 guard,
+                http=Connection,
+                # An upgrade is then a request like any other, which the guard answers.
+                ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,

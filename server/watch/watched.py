@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import WardroundError
 from server.journal import utc_now
-from server.watch.course import Course
+from server.watch.course import UNREADABLE, Course
 from server.watch.frame import Shown, empty_sections, inner_html
 from server.watch.sections import NOT_BEGUN, sections_of, sentence_of
 from server.watch.states import state_of
@@ -29,7 +29,7 @@ class Watched:
 
     Guarantees:
         - However many look at once, the journal is read and the page is made once.
-        - A journal that cannot be understood is told of on the page, and watched further.
+        - A journal that cannot be read or understood is told of on the page, and watched further.
     """
 
     folder: Path
@@ -50,7 +50,11 @@ class Watched:
         with self._lock:
             if self._shown is not None and self.seconds() < self._not_before:
                 return self._shown
-            news = self._tail.read()
+            try:
+                news = self._tail.read()
+            except OSError as fault:
+                reason = fault.strerror or type(fault).__name__
+                return _empty(self.folder.resolve().name, _CANNOT_BE_READ.format(reason))
             if news.starts_over:
                 self._course, self._made_for = Course(), (-1, -1)
             self._course.take(news.lines)
@@ -73,11 +77,12 @@ class Watched:
             return _empty(name, text)
         try:
             return _shown(name, self._course, now)
-        except (WardroundError, LookupError, TypeError, ValueError) as fault:
+        except (WardroundError, *UNREADABLE) as fault:
             logger.warning("%s: %s", name, fault)
             return _empty(name, _NOT_A_JOURNAL)
 
 
+_CANNOT_BE_READ = "Expected a journal that can be read, found: {}. The page tries again by itself."
 _NOT_A_JOURNAL = (
     "Expected the journal of a run of this version, found events that cannot be read. Write its "
     "report with “wardround report” to see where."

@@ -230,9 +230,25 @@ def test_mlflow_reads_back_what_simulate_and_report_tell_and_asks_nobody(
     assert offline == []
 
 
+def test_an_id_that_would_name_a_path_or_a_query_is_told_nowhere(tmp_path: Path) -> None:
+    for run_id in ("/../../elsewhere", "x' OR ''='"):
+        journal = [e | ({"run_id": run_id} if "run_id" in e else {}) for e in plain_journal()]
+        run = write(tmp_path / "run", journal)
+        with pytest.raises(RunError, match="Expected a run id of letters"):
+            tell_run(run, sinks_of(None, tmp_path / "board"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_store_that_is_none_is_told_of_in_one_sentence(tmp_path: Path) -> None:
     run = write(tmp_path / "run", plain_journal())
     (tmp_path / "file").write_text("")
     for where in (str(tmp_path / "file"), "nonsense://nowhere"):
         with pytest.raises(RunError, match=r"Expected an MLflow store at .*--mlflow"):
             tell_run(run, sinks_of(where, None))
+
+
+def test_a_password_in_the_address_of_a_store_is_not_quoted(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", plain_journal())
+    with pytest.raises(RunError, match=r"store at nonsense://…@nowhere") as fault:
+        tell_run(run, sinks_of("nonsense://ann:secret@nowhere", None))
+    assert "secret" not in str(fault.value)

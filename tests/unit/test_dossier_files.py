@@ -167,6 +167,11 @@ def test_whoever_has_the_public_file_or_heard_the_fingerprint_can_verify(
     other = fingerprint(bytes.fromhex(SigningKey.generate().public_key))
     told = wardround("--verify", written, "--fingerprint", other, code=1).output
     assert "NOT signed by the key of this fingerprint" in told
+    # A fingerprint counts beside a file as well: whoever sent the dossier may have sent the file.
+    wardround("--verify", written, "--key", path, "--fingerprint", heard)
+    for trusted in (("--key", path), (hospital.folder,)):
+        told = wardround("--verify", written, *trusted, "--fingerprint", other, code=1).output
+        assert "NOT the one of this fingerprint" in told
 
 
 def test_a_key_that_the_dossier_itself_names_is_not_believed(written: Path) -> None:
@@ -196,7 +201,8 @@ def test_a_simulated_hospital_has_its_dossier_by_the_runs_folder(tmp_path: Path)
     out = tmp_path / "out"
     wardround(hospital.folder, "--run", hospital.run, "--out", out)
     assert json.loads((out / JSON_NAME).read_bytes())["dossier"]["is_simulation"] is True
-    wardround(hospital.folder, "--run", hospital.run, "--verify", out / JSON_NAME)
+    told = wardround(hospital.folder, "--run", hospital.run, "--verify", out / JSON_NAME).output
+    assert "signed by simulated hospital alpha" in told
 
 
 def test_an_unsigned_dossier_is_never_verified(tmp_path: Path) -> None:

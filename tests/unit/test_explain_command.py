@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from client.config import load_site_config
 from client.explain.attention import ITSELF, attention_of, attention_weights
 from client.explain.explain import PAGE_FILE, explain_site
 from client.explain.pictures import contact_sheet, misses, overlay
-from client.explain.place import write_folder
+from client.explain.place import check_place, write_folder
 from client.explain.reliance import explained_patients, reliance_of
 from client.explain.subject import load_subject
 from common.errors import DataError, RunError, SiteConfigError, StudyError, WardroundError
@@ -240,6 +241,29 @@ def test_nor_to_a_folder_that_looks_like_one(
     (tmp_path / name).write_text("", encoding="utf-8")
     with pytest.raises(SiteConfigError, match="place of this hospital's own"):
         explain_site(site, run, tmp_path / "sites" / "out")
+
+
+def test_nor_to_a_folder_of_data_that_lies_elsewhere(site: Path, run: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    config = load_site_config(site)
+    config = replace(config, files={**config.files, "imaging": pictures})
+    check_place(tmp_path / "out", config, run)
+    with pytest.raises(SiteConfigError, match="found it in a site's data folder"):
+        check_place(pictures / "out", config, run)
+
+
+def test_through_a_link_it_is_written_to_the_place_that_was_checked_and_nowhere_else(
+    tmp_path: Path,
+) -> None:
+    private, run = tmp_path / "private", tmp_path / "run"
+    private.mkdir(mode=0o755)
+    run.mkdir()
+    (run / "out").symlink_to(private)
+    write_folder(run / "out", {"a": "text"})
+    assert (private / "a").read_text(encoding="utf-8") == "text"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert [path.name for path in run.iterdir()] == ["out"]
 
 
 def test_nothing_is_written_over(site: Path, run: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_no_group_leaves_that_the_study_does_not_name(metrics: Metrics) -> None:
 def test_no_group_leaves_with_a_training() -> None:
     out = reply(metrics_of(100, sex_0=50), TaskKind.TRAIN)
     declared = replace(DECLARED, manifests={})
-    with pytest.raises(Refusal, match="groups of patients before the last evaluation"):
+    with pytest.raises(Refusal, match="groups of patients outside of an evaluation"):
         release(out, POLICY, declared)
 
 

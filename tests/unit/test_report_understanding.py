@@ -11,6 +11,7 @@ from common.metrics.thresholds import GRID
 from common.page.document import Charts, Items, Paragraph, Section, Table
 from common.study import Study
 from server.journal import Event
+from server.report.html.card import model_card
 from server.report.html.demand import demand
 from server.report.html.facts import facts_of
 from server.report.html.subgroups import has_groups, subgroups
@@ -268,6 +269,15 @@ def test_a_run_without_a_told_group_and_a_private_one_say_so() -> None:
     found = section(subgroups, private_journal(private))
     assert "nothing of groups was released" in text_of(found)
     assert tables(found) == {}
+
+
+def test_the_model_card_names_only_groups_that_were_told_of() -> None:
+    journal = copy.deepcopy(plain_journal(GROUPED))
+    assert "those by sex and age_years are known" in text_of(section(model_card, journal))
+    for event in journal:
+        metrics = event.get("metrics", {})
+        event["metrics"] = {n: v for n, v in metrics.items() if not n.startswith(("age", "sex:1"))}
+    assert "1 of 5 by sex are known, and no others" in text_of(section(model_card, journal))
 
 
 def test_a_last_round_without_statistics_leaves_those_before_in_their_places() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from math import inf
 
 import pytest
 
@@ -59,6 +60,10 @@ def test_a_line_that_is_not_an_event_is_passed_over_and_counted() -> None:
     journal, course = plain_journal(), Course()
     damaged = [b"{", b"\xff", b"[]", b"3", b'{"event": "reply", "at": ""}', b"[" * 100_000]
     damaged.append(json.dumps(event_of("aggregated", round=[])).encode())
+    damaged.append(json.dumps(event_of("aggregated", round=inf)).encode())
+    damaged.append(
+        json.dumps(event_of("reply", kind="train", round=1, metrics=[], site="a")).encode()
+    )
     course.take([*lines_of(journal), *damaged])
     assert course.num_damaged == len(damaged)
     assert course.results() == results_of(journal)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -19,6 +19,7 @@ import httpx
 import pytest
 import typer
 
+import server.watch.service as service_module
 from common.errors import RunError
 from server.cli_watch import watch
 from server.watch.guard import is_host_of_ours, is_loopback
@@ -169,6 +170,71 @@ def test_two_hosts_in_one_request_learn_nothing(url: str) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n")
         assert connection.recv(64).split(b" ")[1] in (b"400", b"421")
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 421), ("127.0.0.1", 200)])
+def test_an_upgrade_is_guarded_like_any_request(url: str, host: str, status: int) -> None:
+    asked = {"Upgrade": "websocket", "Connection": "Upgrade", "Host": host}
+    asked |= {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    answer = httpx.get(url, headers=asked)
+    assert answer.status_code == status
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: "])
+def test_connections_that_ask_nothing_keep_no_reader_out(
+    run: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(service_module, "_IDLE_S", 0.05)
+    write(run)
+    with served(Runs(first=run)) as url, ExitStack() as stack:
+        port = int(url.rsplit(":", 1)[1].strip("/"))
+        connections = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S))
+            for _ in range(service_module._MOST_CONNECTIONS)
+        ]
+        for connection in connections:
+            connection.sendall(begun)
+        # Each is closed, and nothing was said to it.
+        assert [connection.recv(1) for connection in connections] == [b""] * len(connections)
+        assert httpx.get(url).status_code == 200
+
+
+def test_a_stream_is_no_connection_that_asks_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_IDLE_S", 0.01)
+    write(run, 7)
+    with (
+        served(Runs(first=run)) as url,
+        httpx.stream("GET", f"{url}runs/first/events", timeout=WITHIN_S) as stream,
+    ):
+        told = changes(stream)
+        next(told)
+        write(run)
+        # After half a second, in which the connection was looked at many times.
+        assert next(told)["status"].startswith("Finished")
+
+
+def test_a_journal_that_cannot_be_read_is_told_of_and_stops_no_page(run: Path) -> None:
+    write(run)
+    (run.with_name("other") / "journal.jsonl").mkdir(parents=True)
+    with served(Runs(first=run, parent=run.parent)) as url:
+        assert httpx.get(url).status_code == 200
+        told = httpx.get(f"{url}runs/other")
+        assert told.status_code == 200
+        assert "found: Is a directory." in told.text
+
+
+def test_a_folder_whose_name_is_no_text_stops_no_page(run: Path) -> None:
+    write(run)
+    strange = Path(os.fsdecode(os.fsencode(run.parent) + b"/\xff"))
+    try:
+        write(strange)
+    except OSError:
+        pytest.skip("this disk takes text alone as names")
+    with served(Runs(first=run, parent=run.parent)) as url:
+        assert httpx.get(url).status_code == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH"])

@@ -160,8 +160,11 @@ def _limits(results: dict[str, Any], facts: Facts) -> list[str]:
 def _groups(results: dict[str, Any]) -> str:
     if not has_groups(results):
         return "Nothing is known of groups of patients."
-    named = list(dict.fromkeys(g["feature"] for g in results["subgroups"]["groups"]))
-    return f"Of groups of patients, those by {listed(named)} are known, and no others."
+    groups = results["subgroups"]["groups"]
+    known = [group for group in groups if group["pooled"]]
+    named = list(dict.fromkeys(group["feature"] for group in known))
+    which = "those" if len(known) == len(groups) else f"{len(known)} of {len(groups)}"
+    return f"Of groups of patients, {which} by {listed(named)} are known, and no others."
 
 
 def _lacking(results: dict[str, Any], facts: Facts) -> str:
