@@ -158,12 +158,14 @@ def _label(arm: str, variant: str, variants: Sequence[str]) -> str:
 def mean_sd(values: Sequence[float | None]) -> str:
     """Mean ± standard deviation of what is known, and of how many where some are not.
 
+    One value has no spread to tell.
+
     >>> mean_sd([0.8, 0.9]), mean_sd([0.8, None]), mean_sd([None])
-    ('0.850 ± 0.071', '0.800 ± 0.000 (1 of 2)', '–')
+    ('0.850 ± 0.071', '0.800 (1 of 2)', '–')
     """
     known = [v for v in values if v is not None]
     if not known:
         return "–"
-    sd = float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
+    spread = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
     partly = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
-    return f"{np.mean(known):.3f} ± {sd:.3f}{partly}"
+    return f"{np.mean(known):.3f}{spread}{partly}"

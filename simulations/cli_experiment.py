@@ -96,6 +96,12 @@ def privacy(
     finite = [e for e in _numbers(asked, float, "--epsilons") if math.isfinite(e)]
     if not finite and not noises:
         raise typer.BadParameter("expected a finite epsilon, found none", param_hint="--epsilons")
+    if noises and sampler == "pareto":
+        raise typer.BadParameter(
+            "expected epsilons alone with --sampler pareto, found noise; leave it out, or use "
+            "--sampler grid",
+            param_hint="--noise-multipliers",
+        )
     from simulations.experiments.make import Wanted, bases_of, make_experiment
     from simulations.experiments.settings import Axes
 
@@ -190,16 +196,17 @@ def _numbers(text: str | None, kind: type[N], option: str) -> tuple[N, ...]:
         try:
             number = kind(word.strip())
         except ValueError:
-            raise _no_number(word, option) from None
+            raise _no_number(word, kind, option) from None
         if not number > 0:
-            raise _no_number(word, option)
+            raise _no_number(word, kind, option)
         found.append(number)
     return tuple(dict.fromkeys(found))
 
 
-def _no_number(word: str, option: str) -> typer.BadParameter:
+def _no_number(word: str, kind: type, option: str) -> typer.BadParameter:
+    numbers = "whole numbers" if kind is int else "numbers"
     return typer.BadParameter(
-        f"expected numbers above 0 with commas between them, found '{word}'", param_hint=option
+        f"expected {numbers} above 0 with commas between them, found '{word}'", param_hint=option
     )
 
 

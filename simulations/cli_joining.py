@@ -4,7 +4,6 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 """
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -116,9 +115,10 @@ def _write(
 
 def _simulated(study: "Study", folder: Path, console: Console) -> Path:
     """Simulated hospitals in the folder of what they are used for; whole ones are used again."""
-    sites, finished = folder / "hospitals", folder / "hospitals" / "finished"
-    if not finished.is_file():
-        shutil.rmtree(sites, ignore_errors=True)
-        simulated_hospitals(study, folder, _NUM_SIMULATED, console, resume=False)
-        finished.touch()
-    return sites
+    from simulations.hospitals_once import simulated_once
+
+    return simulated_once(folder, lambda: _simulate(study, folder, console))
+
+
+def _simulate(study: "Study", folder: Path, console: Console) -> None:
+    simulated_hospitals(study, folder, _NUM_SIMULATED, console, resume=False)

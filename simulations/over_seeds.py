@@ -1,6 +1,8 @@
 """The same work for several seeds (and variants, and folds), in processes of their own."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +29,7 @@ def over_seeds(
           finished first.
         - After a failure, or an interruption, nothing is begun that was not running.
         - What a piece raises is raised, and names the piece.
+        - No process outlives the one that called, even if that is killed.
 
     Args:
         work: by a name that people read ("seed 3"); functions of modules, so that another process
@@ -39,7 +42,9 @@ def over_seeds(
         RunError: a process was killed, as happens where memory runs out.
     """
     names: dict[Future[R], str] = {}
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
     try:
         names |= {pool.submit(piece): name for name, piece in work.items()}
         on_wait()
@@ -59,6 +64,22 @@ def over_seeds(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker as soon as the process that started it is gone, even by SIGKILL.
+
+    It would go on with its piece, and then wait for another one for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def _raise_named(future: Future[Any], name: str) -> None:

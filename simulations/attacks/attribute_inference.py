@@ -23,12 +23,16 @@ Differs from the source in: the rest of the withheld granularity is unknown, too
 Letters of shapes: V attacked patients, R patients of the attacker, T tokens, D width, W logits.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import t as student
 from torch import Tensor
 
 from client.training import Patients, Tensors
@@ -177,11 +181,14 @@ def hits_of(
     return hits, (truth == usual)[is_known].astype(np.float64)
 
 
-def interval_of_mean(
-    values: NDArray[np.float64], *, seed: int, num_draws: int = 2000
-) -> tuple[float, float]:
-    """The 95 % percentile interval of a mean, by bootstrap over patients."""
-    random = np.random.default_rng(seed)
-    means = [random.choice(values, len(values)).mean() for _ in range(num_draws)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def interval_of_mean(by_seed: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The 95 % interval of the mean over seeds, each with a model and patients of its own.
+
+    Student's t over the seeds' means, since patients of one model share its chance; of one seed,
+    over its patients, which leaves the chance in training out.
+    """
+    one = [fmean(values) for values in by_seed] if len(by_seed) > 1 else list(by_seed[0])
+    if len(one) < 2:
+        return -math.inf, math.inf
+    far = float(student.ppf(0.975, len(one) - 1)) * stdev(one) / math.sqrt(len(one))
+    return fmean(one) - far, fmean(one) + far

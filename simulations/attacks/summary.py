@@ -41,7 +41,7 @@ def findings_of(seeds: Sequence[Reconstructions]) -> list[Finding]:
 
     Guarantees:
         - An attack that recovers patients has succeeded if it recovered one by more than chance in
-          any seed; attribute inference if the 95 % interval of its gain is above 0.
+          any seed; attribute inference if the 95 % interval of its mean gain over seeds is above 0.
     """
     attacks = list(dict.fromkeys(attack for one in seeds for attack, _ in one.measured))
     keys = list(dict.fromkeys(key for one in seeds for key in one.measured))
@@ -57,10 +57,10 @@ def _finding(key: Key, seeds: Sequence[Reconstructions]) -> Finding:
         measures[name] = fmean(values)
         measures[f"{_SPREAD}{name}"] = stdev(values) if len(values) > 1 else float("nan")
     measures["seeds"] = len(seeds)
-    gains = np.array([gain for one in seeds for gain in one.gains.get(key, ())])
-    if len(gains):
-        measures[_GAIN] = float(gains.mean())
-        measures[_LOW], measures[_HIGH] = interval_of_mean(gains, seed=0)
+    gains = [one.gains[key] for one in seeds if one.gains.get(key)]
+    if gains:
+        measures[_GAIN] = fmean(map(fmean, gains))
+        measures[_LOW], measures[_HIGH] = interval_of_mean(gains)
         succeeded = measures[_LOW] > 0
     else:
         succeeded = measures[_DECISIVE[attack]] > measures.get("by chance", 0.0)
@@ -129,7 +129,9 @@ def verdict(finding: Finding) -> str:
     if finding.attack.startswith(ATTRIBUTE):
         return "better than the marginals" if finding.succeeded else "no better"
     if finding.epsilon_claimed is not None:
-        return "claim broken" if finding.succeeded else "claim holds"
+        if finding.breaks_claim:
+            return "claim broken"
+        return "unclear: noise is not normal" if finding.succeeded else "claim holds"
     return "recovers patients" if finding.succeeded else "nothing recovered"
 
 

@@ -1,21 +1,18 @@
 """The folder of an experiment: one experiment for ever, and one command at a time."""
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.code_version import code_fingerprint
 from common.errors import RunError
 from common.files import write_atomically
 from common.private_files import nobody_else
-from common.run_folder import site_folders
 from common.study import Study
+from simulations.hospitals_once import HOSPITALS, simulated_once
+from simulations.versions import code_version, data_version
 
 _IDENTITY = "experiment.json"
-HOSPITALS = "hospitals"
 
 
 @contextmanager
@@ -31,7 +28,7 @@ def experiment_folder(
     Guarantees:
         - A folder that holds another experiment (another study, setting, data or code) is refused,
           and left as it is.
-        - Simulated hospitals are whole, or made anew.
+        - Simulated hospitals are whole, or made anew; others are left as they are.
 
     Args:
         identity: what makes this experiment what it is, as JSON.
@@ -53,10 +50,9 @@ def experiment_folder(
                 "folder by --out."
             )
         if sites is None and not path.is_file():
-            shutil.rmtree(out / HOSPITALS, ignore_errors=True)
-            simulate_hospitals()
+            simulated_once(out, simulate_hospitals, keeps_whole=False)
         hospitals = sites or out / HOSPITALS
-        whole = {**identity, "data": _stamp_of(hospitals), "code": code_fingerprint()}
+        whole = {**identity, "data": data_version(hospitals), "code": code_version()}
         _keep_or_compare(path, whole)
         yield hospitals
 
@@ -79,14 +75,3 @@ def _keep_or_compare(path: Path, identity: Mapping[str, object]) -> None:
             f"{', '.join(differing)}. Give the command as it was given first, or name another "
             "folder by --out."
         )
-
-
-def _stamp_of(sites: Path) -> str:
-    """A digest of names, sizes and times of the hospitals' files, and of nothing in them."""
-    digest = hashlib.sha256()
-    for folder in site_folders(sites):
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            status = path.stat()
-            name = path.relative_to(sites).as_posix()
-            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]

@@ -22,10 +22,10 @@ from simulations.experiments.pareto import pareto_of
 from simulations.experiments.pieces import OnProgress
 from simulations.experiments.privacy import check_sweep, run_sweep
 from simulations.experiments.rows import to_csv, trials_to_csv
-from simulations.experiments.runs import check_data
 from simulations.experiments.search import optuna_or_error
 from simulations.experiments.settings import Axes, Bases, clip_of, questions_of
 from simulations.experiments.validation import Inner
+from simulations.read_sites import read_cohorts
 
 _DELTA = 1e-4
 _TWIN = "-private"
@@ -121,7 +121,8 @@ def make_experiment(
     with experiment_folder(
         out, identity=_identity(wanted), sites=sites, simulate_hospitals=simulate_hospitals
     ) as hospitals:
-        check_data(wanted.bases.reference, hospitals)
+        # What no run could mend is no result of a run.
+        read_cohorts(wanted.bases.reference, hospitals)
         experiment = run_sweep(sweep, sites=hospitals, out=out, jobs=jobs, on_progress=on_progress)
         written = _write(experiment, out)
         if figure is not None:

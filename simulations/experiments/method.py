@@ -126,8 +126,19 @@ def _audit_row(point: Point, audit: Any) -> tuple[str, ...]:
         at_least(audit["epsilon_lower_bound"]),
         f"{audit['cohort_size']:,}",
         f"{audit['measures']['confidence']:g}",
-        "no" if audit["succeeded"] else "yes",
+        _stands(audit),
     )
+
+
+def _stands(audit: Any) -> str:
+    """Whether a claim stands; where noise is not what a bound assumes, nobody knows.
+
+    >>> _stands({"succeeded": True, "epsilon_lower_bound": None})
+    'not known: noise is not normal'
+    """
+    if not audit["succeeded"]:
+        return "yes"
+    return "no" if audit["epsilon_lower_bound"] is not None else "not known: noise is not normal"
 
 
 def at_least(bound: float | str | None) -> str:

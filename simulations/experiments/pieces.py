@@ -7,10 +7,7 @@ middle draws other noise.
 
 import json
 import math
-import multiprocessing
-import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,7 +98,6 @@ def time_left(elapsed_s: float, num_made: int, num_left: int) -> float | None:
 
 
 def _make(piece: Piece, run_folder: Path, file: Path) -> None:
-    _end_with_parent()
     if run_folder.exists():
         shutil.rmtree(run_folder)
     made = _finite(piece.make(run_folder))
@@ -118,22 +114,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _end_with_parent() -> None:
-    """Ends this worker as soon as the command that started it is gone, even by SIGKILL.
-
-    It would go on with its piece, beside the worker of the command that was given again.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None or any(thread.name == _WATCH for thread in threading.enumerate()):
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name=_WATCH, daemon=True).start()
-
-
-_WATCH = "end with parent"

@@ -41,7 +41,8 @@ def check_sweep(sweep: Sweep) -> None:
     Raises:
         StudyError: one is malformed, cannot be private, or has fewer folds than are asked for.
     """
-    sweep.inner.check(sweep.bases.private)
+    for base in (sweep.bases.private, sweep.bases.reference):
+        sweep.inner.check(base)
     for question in sweep.questions:
         for setting in question.settings:
             check_private(sweep.bases.study(question.target, setting))

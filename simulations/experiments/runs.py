@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from client.config import load_site_config
-from client.data import read_cohort, usable_cohort
 from client.ledger.approvals import groups_of
 from client.ledger.verification import chain_of, readable_books
 from common.errors import WardroundError
@@ -47,16 +46,6 @@ def is_better_higher(metric: str) -> bool:
     (True, False)
     """
     return metric not in _ERRORS
-
-
-def check_data(study: Study, sites: Path) -> None:
-    """Nothing, if every hospital's data can be used: what no run could mend is no result of a run.
-
-    Raises:
-        DataError: they cannot; every reason is told.
-    """
-    for folder in site_folders(sites):
-        usable_cohort(*read_cohort(load_site_config(folder), study))
 
 
 def validate(study: Study, fold: int, seed: int, sites: Path, out: Path) -> Made:

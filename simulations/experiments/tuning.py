@@ -18,7 +18,7 @@ from common.study_file import study_to_toml
 from simulations.experiments.changes import changed
 from simulations.experiments.folder import described, experiment_folder
 from simulations.experiments.pieces import OnProgress
-from simulations.experiments.runs import check_data, is_better_higher, main_metric
+from simulations.experiments.runs import is_better_higher, main_metric
 from simulations.experiments.search import (
     Search,
     new_storage,
@@ -28,6 +28,7 @@ from simulations.experiments.search import (
 from simulations.experiments.space import Space
 from simulations.experiments.tuning_report import Tried, Tuned, to_csv, to_markdown
 from simulations.experiments.validation import Inner, Validated, validated
+from simulations.read_sites import read_cohorts
 
 if TYPE_CHECKING:
     import optuna
@@ -91,7 +92,8 @@ def tune_study(
     with experiment_folder(
         out, identity=identity, sites=sites, simulate_hospitals=simulate_hospitals
     ) as hospitals:
-        check_data(tuning.study, hospitals)
+        # What no run could mend is no result of a run.
+        read_cohorts(tuning.study, hospitals)
         tuned = _search(
             tuning,
             lambda studies: validated(

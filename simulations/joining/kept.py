@@ -13,27 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from common.code_version import code_fingerprint
 from common.files import write_atomically
 from common.study import Study
 from simulations.joining.resample import People
 from simulations.joining.training import Measured, Piece
-from simulations.results.bootstrap import NUM_RESAMPLES
+from simulations.versions import code_version, data_version
 
-_SIMULATIONS = Path(__file__).parent.parent
-_CODE = ("arms.py", "results/bootstrap.py", "joining/resample.py", "joining/training.py")
 _ABOUT = "about"
 
 
 def version_of(sites: Path) -> str:
     """A short hash of the site folders' files (names, sizes, times) and of the code that is run."""
-    digest = hashlib.sha256(f"{code_fingerprint()} {NUM_RESAMPLES}".encode())
-    for path in sorted(p for p in sites.rglob("*") if p.is_file()):
-        status = path.stat()
-        digest.update(f"{path.relative_to(sites)} {status.st_size} {status.st_mtime_ns}".encode())
-    for name in _CODE:
-        digest.update((_SIMULATIONS / name).read_bytes())
-    return digest.hexdigest()[:12]
+    return hashlib.sha256(f"{code_version()} {data_version(sites)}".encode()).hexdigest()[:12]
 
 
 def path_of(piece: Piece, study: Study, *, folder: Path, version: str) -> Path:

@@ -12,8 +12,9 @@ from common.study import Study
 from common.study_file import override
 from simulations.arms import refuse_frozen
 from simulations.joining.kept import load, path_of, save, version_of
-from simulations.joining.training import Measured, Piece, measure, read_cohorts
+from simulations.joining.training import Measured, Piece, measure
 from simulations.over_seeds import over_seeds
+from simulations.read_sites import read_cohorts
 
 # What a piece costs beside a federation: of all hospitals, each alone and all pooled come on top.
 _COST = {"all hospitals": 3.0, "without hospital": 1.0, "without granularity": 1.0}

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from client.config import load_site_config
-from client.data import Cohort, read_cohort, usable_cohort
+from client.data import Cohort
 from client.evaluation import predict, predict_at_site
 from client.training import to_device
 from common.errors import WardroundError
@@ -27,12 +26,12 @@ from common.metrics.statistics import Floats
 from common.model_file import load_model
 from common.models.patient_model import PatientModel
 from common.privacy.sections import PatientPrivacy
-from common.run_folder import site_folders
 from common.study import Study
 from common.study_file import without_granularity
 from simulations.arms import train_centrally, train_pooled, train_privately_alone
 from simulations.joining.resample import People, drawn_at, resampled, too_few
 from simulations.oracle import Evaluated, Oracle
+from simulations.read_sites import read_cohorts
 from simulations.results.measure import primary_metric
 from simulations.simulate import Simulation, simulate
 
@@ -123,18 +122,6 @@ def measure(piece: Piece, study: Study, sites: Path) -> Measured:
         else:
             judged = _everybody(study, sites, cohorts)
         return _measured(judged, study, cohorts)
-
-
-def read_cohorts(study: Study, sites: Path) -> dict[str, Cohort]:
-    """The patients of each hospital.
-
-    Raises:
-        DataError: the data of one cannot be used; every reason is told.
-    """
-    return {
-        folder.name: usable_cohort(*read_cohort(load_site_config(folder), study))
-        for folder in site_folders(sites)
-    }
 
 
 def people_of(cohort: Cohort, study: Study) -> People:

@@ -53,6 +53,32 @@ def test_an_attack_that_recovers_in_one_seed_of_two_has_succeeded() -> None:
     assert (image.succeeded, attribute.succeeded) == (True, False)
 
 
+def test_an_audit_without_a_bound_breaks_no_claim_and_vouches_for_none() -> None:
+    def told(bound: float | None, *, succeeded: bool) -> str:
+        return verdict(
+            Finding(
+                attack="Gaussian canary audit",
+                target="t",
+                measures={},
+                epsilon_lower_bound=bound,
+                epsilon_claimed=8.0,
+                succeeded=succeeded,
+                limits="",
+            )
+        )
+
+    assert told(7.0, succeeded=False) == "claim holds"
+    assert told(9.0, succeeded=True) == "claim broken"
+    assert told(None, succeeded=True) == "unclear: noise is not normal"
+
+
+def test_a_gain_that_one_seed_makes_alone_is_no_success() -> None:
+    seeds = [seed_with(n, recovered=0.0, gain=0.5 if n == 1 else 0.0) for n in range(1, 6)]
+    attribute = findings_of(seeds)[-1]
+    assert attribute.measures["gain over the marginals"] == pytest.approx(0.1)
+    assert not attribute.succeeded
+
+
 def test_equal_results_give_equal_files_that_say_that_patients_are_simulated(
     tmp_path: Path,
 ) -> None:
@@ -85,7 +111,7 @@ def test_an_audit_is_shown_by_its_bound_and_its_claim(tmp_path: Path) -> None:
     findings = write_attacks(seeds, tmp_path, study="demo", settings={}, audits=[audit])
     assert findings[-1] == audit
     assert reached(audit) == "epsilon at least 2.00, claimed 8.00; canaries: 100.0"
-    assert (verdict(audit), verdict(replace(audit, succeeded=True))) == (
+    assert (verdict(audit), verdict(replace(audit, succeeded=True, epsilon_lower_bound=9.0))) == (
         "claim holds",
         "claim broken",
     )

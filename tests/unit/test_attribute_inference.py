@@ -104,8 +104,17 @@ def test_a_number_is_asked_whether_it_is_above_the_median(study: Study) -> None:
 def test_the_interval_of_a_mean_holds_it_about_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     inside = 0
-    for draw in range(100):
-        low, high = interval_of_mean(random.normal(size=60), seed=draw, num_draws=100)
+    for _ in range(400):
+        # Models differ by chance, and so do the patients of each.
+        models = random.normal(size=5)
+        low, high = interval_of_mean([random.normal(m, 0.3, size=60).tolist() for m in models])
         inside += low <= 0.0 <= high
-    # Binomial(100, .95): mean 95, sd 2.2; the percentile interval is a little narrow.
-    assert 84 <= inside <= 100
+    # Binomial(400, .95): mean 380, sd 4.4; by patients alone it would be about 40 in 400.
+    assert 363 <= inside <= 397
+
+
+def test_the_interval_of_one_seed_is_over_its_patients() -> None:
+    low, high = interval_of_mean([[0.0, 1.0, 0.0, 1.0]])
+    assert (low + high) / 2 == pytest.approx(0.5)
+    # t(3) at .975 is 3.182; the standard error is .5774 / 2.
+    assert high - low == pytest.approx(2 * 3.1824 * 0.57735 / 2, rel=1e-3)

@@ -1,10 +1,6 @@
 """Pieces of an experiment are made once, whole or absent; a folder holds one experiment."""
 
 import json
-import os
-import subprocess
-import sys
-import threading
 from functools import partial
 from pathlib import Path
 
@@ -93,48 +89,6 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def _wait_for_ever(file: Path, _: Path) -> dict[str, object]:
-    file.with_suffix(".partial").write_text(str(os.getpid()))
-    file.with_suffix(".partial").rename(file)
-    threading.Event().wait()
-    return {}
-
-
-def make_two_that_never_end(folder: Path) -> None:
-    """Run in a process of its own by the next test, which kills it."""
-    pieces = [
-        Piece(name=f"p{n}", make=partial(_wait_for_ever, folder / f"pid-{n}")) for n in range(2)
-    ]
-    _make(pieces, folder, jobs=2)
-
-
-def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
-    program = (
-        "from pathlib import Path\n"
-        "from tests.unit.test_experiment_pieces import make_two_that_never_end\n"
-        f"if __name__ == '__main__':\n    make_two_that_never_end(Path({str(tmp_path)!r}))\n"
-    )
-    (tmp_path / "program.py").write_text(program)
-    root = Path(__file__).parents[2]
-    files = [tmp_path / "pid-0", tmp_path / "pid-1"]
-    with subprocess.Popen(
-        [sys.executable, str(tmp_path / "program.py")], env={**os.environ, "PYTHONPATH": str(root)}
-    ) as process:
-        while not all(file.exists() for file in files):
-            assert process.poll() is None
-        pids = [int(file.read_text()) for file in files]
-        process.kill()
-    while any(_is_running(pid) for pid in pids):
-        pass
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.fixture
 def sites(tmp_path: Path) -> Path:
     for name in ("a", "b"):
@@ -196,6 +150,7 @@ def test_one_command_at_a_time_works_in_a_folder(tmp_path: Path, sites: Path) ->
 def test_half_written_hospitals_are_written_anew_and_whole_ones_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "hospitals" / "half").mkdir(parents=True)
+    (out / "hospitals" / "begun").touch()
     _open(out, None, study="x")
-    assert [path.name for path in (out / "hospitals").iterdir()] == ["a"]
+    assert {path.name for path in (out / "hospitals").iterdir()} == {"a", "finished"}
     _open(out, None, study="x")

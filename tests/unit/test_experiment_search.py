@@ -15,9 +15,11 @@ from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian, Part
 from common.study_file import load_study, shipped_studies
 from simulations.experiments.changes import changed
+from simulations.experiments.experiment import Sweep
 from simulations.experiments.pareto import front_of, pareto_of
+from simulations.experiments.privacy import check_sweep
 from simulations.experiments.search import Search, grid_search, new_storage, run_search
-from simulations.experiments.settings import Axes
+from simulations.experiments.settings import Axes, Bases, questions_of
 from simulations.experiments.space import default_space, read_space
 from simulations.experiments.tuning_cost import epsilon_with_trials
 from simulations.experiments.validation import Inner, Validated, best_of
@@ -133,6 +135,15 @@ def test_no_two_trainings_of_inner_validation_share_a_seed() -> None:
     assert Inner(num_folds=2, num_seeds=2).pairs == [(0, 0), (0, 1), (1, 2), (1, 3)]
     with pytest.raises(StudyError, match="Expected at most 5 folds"):
         Inner(num_folds=6).check(study_of())
+
+
+def test_folds_that_the_study_without_privacy_lacks_are_told_before_anything_is_trained() -> None:
+    private = study_of(privacy={"mode": "patient", "epsilon": 3.0, "delta": 1e-4})
+    bases = Bases(private=private, reference=study_of(evaluation={"folds": 2}), delta=1e-4)
+    questions = questions_of([3.0], [], Axes())
+    sweep = Sweep(bases=bases, questions=questions, num_seeds=1, inner=Inner(num_folds=3))
+    with pytest.raises(StudyError, match="Expected at most 2 folds"):
+        check_sweep(sweep)
 
 
 @pytest.mark.parametrize("name", shipped_studies())

@@ -115,6 +115,7 @@ def test_a_file_is_named_after_study_seed_data_and_what_is_absent(tmp_path: Path
 
 def test_the_version_changes_with_the_data(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "site.toml").touch()
     (tmp_path / "a" / "patients.csv").write_text("one")
     before = version_of(tmp_path)
     assert version_of(tmp_path) == before

@@ -1,6 +1,9 @@
 """Work in processes of its own: the order of results, and failures that have a name."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -57,6 +60,39 @@ def test_after_a_failure_nothing_more_is_begun(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         over_seeds(work, jobs=1)
     assert not files[-1].exists()
+
+
+def _tell_and_wait(pids: Path) -> None:
+    (pids / str(os.getpid())).touch()
+    signal.pause()
+
+
+_STARTS_TWO = """
+from functools import partial
+from pathlib import Path
+from simulations.over_seeds import over_seeds
+from tests.unit.test_over_seeds import _tell_and_wait
+if __name__ == "__main__":
+    over_seeds({str(n): partial(_tell_and_wait, Path(PIDS)) for n in range(2)}, jobs=2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_one_that_called(tmp_path: Path, number: signal.Signals) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    script = tmp_path / "starts_two.py"
+    script.write_text(_STARTS_TWO.replace("PIDS", repr(str(pids))))
+    root = Path(__file__).parents[2]
+    # The pipe ends once nobody is left who has inherited it.
+    command = [sys.executable, str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        while len(list(pids.iterdir())) < 2:
+            assert process.poll() is None
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == -number
 
 
 def test_whoever_shows_progress_is_called_before_and_after_each_piece(tmp_path: Path) -> None:
