@@ -1,12 +1,19 @@
 """A SuperLink of a module, a run of a test on it, and a hospital that only echoes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flwr.superlink.grid import HttpGrid
 
 from tests.federation.deployment import Link, coordinator, superlink
 from tests.federation.fake_site import FakeSite
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short name: the path of a socket in it has 107 bytes at the most."""
+    return tmp_path_factory.mktemp("t")
 
 
 @pytest.fixture(scope="module")
