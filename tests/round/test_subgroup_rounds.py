@@ -76,7 +76,10 @@ def test_pooled_groups_are_the_sums_of_the_hospitals(run: Federation) -> None:
 def test_the_report_tells_of_groups(run: Federation) -> None:
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "Groups of patients</h2>" in page
-    for group in run.results["subgroups"]["groups"]:
+    groups = run.results["subgroups"]["groups"]
+    for group in groups:
         assert (f"{group['feature']}: {group['label']}" in page) is bool(group["pooled"])
     assert "results are by hospital only" not in page
-    assert "those by sex and age_years are known" in page
+    num_known = sum(bool(group["pooled"]) for group in groups)
+    which = "those" if num_known == len(groups) else f"{num_known} of {len(groups)}"
+    assert f"{which} by sex and age_years are known" in page
