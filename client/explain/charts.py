@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from client.explain.pictures import Picture
-from common.page.charts import chart_of
+from common.page.charts import chart_of, legend_of
 from common.page.document import Chart, Table
-from common.page.scales import HEIGHT, LEFT, WIDTH, Frame, ticks_between
+from common.page.scales import HEIGHT, WIDTH, Frame, ticks_between
 
 _RADIUS = 2.6
 _PER_ROW, _PICTURE, _GAP, _LINE = 2, 100, 6, 15
@@ -49,7 +49,7 @@ def curve_chart(
     frame = Frame(x_ticks=ticks_between(0.0, farthest), y_ticks=ticks_between(0.0, 1.0, most=5))
     parts = [frame.axes(x_label, y_label)]
     parts += [_curve(frame, curve) for curve in curves]
-    parts.append(_legend([(curve.name, curve.look) for curve in curves]))
+    parts.append(legend_of([(curve.name, curve.look) for curve in curves]))
     return chart_of(title, description, Markup("").join(parts), HEIGHT, table)
 
 
@@ -152,18 +152,6 @@ def _curve(frame: Frame, curve: Curve) -> Markup:
         for x, low, high in curve.intervals
     ]
     return path + Markup("").join(whiskers)
-
-
-def _legend(named: Sequence[tuple[str, str]]) -> Markup:
-    parts, left = [], float(LEFT)
-    for name, look in named:
-        parts.append(
-            Markup(
-                '<path class="line {}" d="M{} 14h22"/><text class="tick" x="{}" y="18">{}</text>'
-            ).format(look, left, left + 28, name)
-        )
-        left += 28 + 6.6 * len(name) + 16
-    return Markup("").join(parts)
 
 
 def _short(text: str) -> str:

@@ -17,6 +17,7 @@ from client.ledger.books import Books, Reservation
 from client.ledger.entries import Entry, Request, ledger_path
 from client.ledger.verification import chain_of, read_countersigned, readable_books, verify
 from common.errors import SiteConfigError
+from common.json_values import finite
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian
 from common.receipts import Countersigned
@@ -113,7 +114,7 @@ class LedgerView:
 
     def to_json(self) -> dict[str, Any]:
         """The view as plain values; an infinite epsilon is None."""
-        table: dict[str, Any] = _finite(asdict(self) | {"left": self.left})
+        table: dict[str, Any] = finite(asdict(self) | {"left": self.left})
         return table | {"whole": not self.faults}
 
 
@@ -282,12 +283,3 @@ def _no_bound_since(reservations: Iterable[Reservation]) -> str | None:
 
 def _times(entries: Iterable[Entry]) -> tuple[str, ...]:
     return tuple(entry.at for entry in entries)
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

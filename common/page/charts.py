@@ -260,6 +260,11 @@ def _legend(lines: Sequence[Line]) -> Markup:
     named = [(line.name, line.look) for line in lines if line.look != "faint"]
     if any(line.look == "faint" for line in lines):
         named.append(("each hospital", "faint"))
+    return legend_of(named)
+
+
+def legend_of(named: Sequence[tuple[str, str]]) -> Markup:
+    """Lines by name and look, side by side above the frame."""
     parts, left = [], float(LEFT)
     for name, look in named:
         parts.append(

@@ -86,7 +86,7 @@ def run_study(
                 reached = newest
                 is_at_start = not newest and run.init_from is not None
                 if is_at_start or num_lost >= _MOST_LOST:
-                    raise _lost(fault, newest) from None
+                    raise _lost(fault, may_resume=not is_at_start) from None
                 on_notice(f"{str(fault).capitalize()}; going on in a new one at the same round.")
                 run = replace(run, resume=True, init_from=None)
             else:
@@ -191,10 +191,10 @@ def _newest_checkpoint(folder: Path) -> str:
     return max((path.name for path in (folder / "checkpoints").glob("round-*.json")), default="")
 
 
-def _lost(fault: RunLost, newest: str) -> RunError:
-    times = f"{_MOST_LOST} times at one round" if newest else "before the first round"
+def _lost(fault: RunLost, *, may_resume: bool) -> RunError:
+    times = f"{_MOST_LOST} times at one round" if may_resume else "before the first round"
     return RunError(
         f"Expected the SuperLink to keep the run, found that {fault}, {times}. See "
         "superlink/superlink.log in the coordinator's folder, and "
-        f"{'go on with --resume' if newest else 'start again with another --out'}."
+        f"{'go on with --resume' if may_resume else 'start again with another --out'}."
     )

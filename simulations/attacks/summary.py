@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
-
 from common.files import write_atomically
+from common.json_values import finite
 from common.page.document import Block, Page, Paragraph, Section, Table, html_of
 from common.page.words import several
 from simulations.attacks import (
@@ -101,22 +100,11 @@ def write_attacks(
         ],
     }
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_finite(table), indent=1) + "\n"
+    text = json.dumps(finite(table), indent=1) + "\n"
     write_atomically(out / "attacks.json", text.encode(), durable=False)
     page = _page(findings, seeds, study, settings)
     write_atomically(out / "attacks.html", html_of(page).encode(), durable=False)
     return findings
-
-
-def _finite(value: Any) -> Any:
-    """The value with null where JSON has no number."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def rows_of(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:

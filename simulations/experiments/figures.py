@@ -9,7 +9,8 @@ from server.report.markdown import title_of
 from simulations.arms import MEAN, POOLED
 from simulations.experiments.experiment import Experiment
 from simulations.experiments.experiment import Point as Answer
-from simulations.experiments.runs import FEDERATED, main_metric
+from simulations.experiments.runs import FEDERATED
+from simulations.results.measure import primary_metric
 
 LOCAL = "local only"
 POOLED_ARM = "pooled"
@@ -54,7 +55,7 @@ def chart_of_scope(experiment: Experiment, scope: str, title: str) -> Chart | No
 
     A point is the mean over seeds, a whisker one standard deviation to both sides of it.
     """
-    metric = main_metric(experiment.sweep.bases.reference)
+    metric = primary_metric(experiment.sweep.bases.reference)
     curves = [
         Curve(name=name, look=look, points=points)
         for arm, name, look in _PRIVATE

@@ -10,8 +10,8 @@ from server.report.markdown import title_of
 from server.report.privacy import cost_of
 from simulations.arms_report import mean_sd
 from simulations.experiments.experiment import Experiment, Point
-from simulations.experiments.runs import main_metric
 from simulations.experiments.settings import clip_of, steps_text
+from simulations.results.measure import primary_metric
 
 _MOST_TRIALS = 200
 
@@ -70,7 +70,7 @@ def _cost(experiment: Experiment) -> str:
 
 
 def _trials(experiment: Experiment) -> Table | None:
-    _, metric = main_metric(experiment.sweep.bases.reference)
+    _, metric = primary_metric(experiment.sweep.bases.reference)
     points = (*experiment.points, experiment.reference)
     trials = {(t.question, t.setting): t for point in points for t in point.trials}
     if not trials:

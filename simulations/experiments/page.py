@@ -34,7 +34,8 @@ from simulations.experiments.figures import (
     values_of,
 )
 from simulations.experiments.method import at_least, audit_section, method_section, settings_section
-from simulations.experiments.runs import FEDERATED, is_diverged, main_metric
+from simulations.experiments.runs import FEDERATED, is_diverged
+from simulations.results.measure import primary_metric
 
 SCOPES = {POOLED: "all patients", MEAN: "mean of hospitals"}
 
@@ -64,7 +65,7 @@ def experiment_page(experiment: Experiment) -> Page:
 
 
 def _summary(experiment: Experiment) -> list[Block]:
-    metric = main_metric(experiment.sweep.bases.reference)
+    metric = primary_metric(experiment.sweep.bases.reference)
     plain = _mean(experiment.reference, FEDERATED, metric)
     title = title_of(metric[1])
     items = []
@@ -118,7 +119,7 @@ def _curve(experiment: Experiment) -> list[Block]:
 
 def _table(experiment: Experiment) -> Table:
     """A row for each point, and three for what privacy is compared with."""
-    metric = main_metric(experiment.sweep.bases.reference)
+    metric = primary_metric(experiment.sweep.bases.reference)
     title = title_of(metric[1])
     charged = experiment.sweep.charges_tuning
     head = ["", "epsilon spent", *(["with tuning"] if charged else []), "noise"]
@@ -176,7 +177,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _hospitals(experiment: Experiment) -> list[Block]:
-    metric = main_metric(experiment.sweep.bases.reference)
+    metric = primary_metric(experiment.sweep.bases.reference)
     sites = sites_of(experiment)
     if len(sites) > MOST_SITES:
         return [Paragraph(text=f"{len(sites)} hospitals: their numbers are in experiment.csv.")]

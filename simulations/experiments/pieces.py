@@ -6,7 +6,6 @@ middle draws other noise.
 """
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_atomically
+from common.json_values import finite
 from simulations.over_seeds import over_seeds
 
 Made = dict[str, Any]
@@ -100,17 +100,8 @@ def time_left(elapsed_s: float, num_made: int, num_left: int) -> float | None:
 def _make(piece: Piece, run_folder: Path, file: Path) -> None:
     if run_folder.exists():
         shutil.rmtree(run_folder)
-    made = _finite(piece.make(run_folder))
+    made = finite(piece.make(run_folder))
     text = json.dumps(made, indent=1, sort_keys=True, allow_nan=False)
     write_atomically(file, text.encode(), durable=False)
     if not piece.keeps_run:
         shutil.rmtree(run_folder, ignore_errors=True)
-
-
-def _finite(value: Any) -> Any:
-    """JSON without what it has no word for: an infinite loss is an undefined one."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,7 +20,6 @@ from simulations.experiments.pieces import Made, OnProgress, Piece, make_pieces
 from simulations.experiments.runs import (
     charges_of,
     is_better_higher,
-    main_metric,
     measure,
     most_spent,
 )
@@ -28,6 +27,7 @@ from simulations.experiments.search import grid_search, new_storage
 from simulations.experiments.settings import Question, Setting, Target
 from simulations.experiments.tuning_cost import epsilon_with_trials
 from simulations.experiments.validation import Inner, Validated, best_of, validated
+from simulations.results.measure import primary_metric
 
 if TYPE_CHECKING:
     import optuna
@@ -161,7 +161,7 @@ def _best(
     storage: "optuna.storages.BaseStorage",
 ) -> Setting:
     """The setting that inner validation prefers; its trials are noted in Optuna's storage."""
-    _, metric = main_metric(sweep.bases.reference)
+    _, metric = primary_metric(sweep.bases.reference)
     by_name = {trial.setting.name: trial for trial in trials}
 
     def evaluate(values: Mapping[str, Any]) -> float | None:
@@ -183,7 +183,7 @@ def _on_the_front(
     workplace: _Workplace,
 ) -> list[tuple[Question, Sequence[Trial]]]:
     """A question for each setting that no other beats in both utility and epsilon."""
-    _, metric = main_metric(sweep.bases.reference)
+    _, metric = primary_metric(sweep.bases.reference)
 
     def evaluate(asked: Sequence[tuple[Target, Setting]]) -> list[Validated]:
         studies = [sweep.bases.study(target, setting) for target, setting in asked]

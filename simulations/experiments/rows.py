@@ -8,8 +8,9 @@ from typing import Any
 from common.study import Study
 from simulations.arms import POOLED
 from simulations.experiments.experiment import Experiment, Point, Run
-from simulations.experiments.runs import DIVERGED, FEDERATED, is_diverged, main_metric, most_noise
+from simulations.experiments.runs import DIVERGED, FEDERATED, is_diverged, most_noise
 from simulations.experiments.settings import clip_of
+from simulations.results.measure import primary_metric
 
 COLUMNS = (
     "study",
@@ -66,7 +67,7 @@ def to_csv(experiment: Experiment) -> str:
 
 def trials_to_csv(experiment: Experiment) -> str:
     """A line for each training of inner validation, by which settings were chosen."""
-    _, metric = main_metric(experiment.sweep.bases.reference)
+    _, metric = primary_metric(experiment.sweep.bases.reference)
     pairs = experiment.sweep.inner.pairs
     # In a search for a front all points have the same trials.
     lists = {tuple(id(t) for t in p.trials): p.trials for p in experiment.points}
@@ -92,7 +93,7 @@ def trials_to_csv(experiment: Experiment) -> str:
 def _rows(experiment: Experiment, point: Point, run: Run) -> Iterator[Sequence[object]]:
     head = _head(experiment, point, run)
     if run.made["failed"]:
-        outcome, metric = main_metric(point.study)
+        outcome, metric = primary_metric(point.study)
         yield (*head, FEDERATED, POOLED, outcome, metric, "", run.made["failed"])
     for result in run.made["results"]:
         failed = DIVERGED if is_diverged(result["metrics"]) else ""

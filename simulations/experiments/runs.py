@@ -16,7 +16,6 @@ from client.config import load_site_config
 from client.ledger.approvals import groups_of
 from client.ledger.verification import chain_of, readable_books
 from common.errors import WardroundError
-from common.metrics.evaluation import statistics_of
 from common.privacy.events import Charge, Gaussian, Part, charge_from_json, charge_to_json
 from common.privacy.plan import split_of
 from common.privacy.sections import PatientPrivacy
@@ -26,17 +25,12 @@ from common.study_file import override
 from simulations.arms import POOLED, run_seed, scopes_of
 from simulations.experiments.pieces import Made
 from simulations.oracle import Oracle
+from simulations.results.measure import primary_metric
 from simulations.simulate import Simulation, simulate
 
 FEDERATED = "federated"
 DIVERGED = "diverged"
 _ERRORS = ("mae", "rmse", "loss", "calibration_error")
-
-
-def main_metric(study: Study) -> tuple[str, str]:
-    """The outcome and the metric on which a study is judged: its first one's most telling one."""
-    outcome, statistics = next(iter(statistics_of(study).items()))
-    return outcome, statistics.columns[0]
 
 
 def is_better_higher(metric: str) -> bool:
@@ -60,7 +54,7 @@ def validate(study: Study, fold: int, seed: int, sites: Path, out: Path) -> Made
     """
     torch.set_num_threads(1)
     study = override(study, training__seed=seed, evaluation__validation_fold=fold)
-    outcome, metric = main_metric(study)
+    outcome, metric = primary_metric(study)
     oracle = Oracle()
     try:
         simulate(Simulation(study=study, sites=sites, out=out), oracle=oracle)

@@ -18,7 +18,7 @@ from common.study_file import study_to_toml
 from simulations.experiments.changes import changed
 from simulations.experiments.folder import described, experiment_folder
 from simulations.experiments.pieces import OnProgress
-from simulations.experiments.runs import is_better_higher, main_metric
+from simulations.experiments.runs import is_better_higher
 from simulations.experiments.search import (
     Search,
     new_storage,
@@ -29,6 +29,7 @@ from simulations.experiments.space import Space
 from simulations.experiments.tuning_report import Tried, Tuned, to_csv, to_markdown
 from simulations.experiments.validation import Inner, Validated, validated
 from simulations.read_sites import read_cohorts
+from simulations.results.measure import primary_metric
 
 if TYPE_CHECKING:
     import optuna
@@ -126,7 +127,7 @@ def _search(
     goes_on: Callable[[], bool],
 ) -> Tuned:
     tool = optuna_or_error()
-    _, metric = main_metric(tuning.study)
+    _, metric = primary_metric(tuning.study)
     own = Tried(number=None, values={}, study=tuning.study, validated=validate([tuning.study])[0])
     tried = [own]
 

@@ -15,6 +15,14 @@ from simulations.joining.findings import (
 from simulations.joining.words import interval, metric_title, plain, signed, verdict_words
 
 # A table with a column for each of more hospitals than this cannot be read.
+_WITHOUT_AND_WITH = (
+    "without it",
+    "with it",
+    "gain",
+    "95 % interval",
+    "p, adjusted",
+    "verdict",
+)
 _MOST_COLUMNS = 8
 _NOTHING = "–"
 
@@ -101,15 +109,7 @@ def contribution_table(findings: Findings) -> Table | None:
         return None
     return Table(
         caption="What each hospital brings the others: their mean with it against without it",
-        head=(
-            "hospital",
-            "without it",
-            "with it",
-            "gain",
-            "95 % interval",
-            "p, adjusted",
-            "verdict",
-        ),
+        head=("hospital", *_WITHOUT_AND_WITH),
         rows=[_row(d.absent, d, findings) for d in means],
         note=_note(means),
     )
@@ -121,15 +121,7 @@ def granularity_table(findings: Findings) -> Table | None:
     if not means:
         return None
     over = {several(len(d.sites), "hospital") for d in means}
-    head = [
-        "granularity",
-        "without it",
-        "with it",
-        "gain",
-        "95 % interval",
-        "p, adjusted",
-        "verdict",
-    ]
+    head = ["granularity", *_WITHOUT_AND_WITH]
     rows = [_row(d.absent, d, findings) for d in means]
     if len(over) > 1:
         head.insert(1, "hospitals")

@@ -23,7 +23,7 @@ from client import dp_training
 from client.per_patient import clipped_gradient_sum
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian
-from common.privacy.mechanisms import NoiseSource, add_gaussian, poisson_sample
+from common.privacy.mechanisms import NoiseSource, poisson_sample
 from common.privacy.plan import PrivacyPlan, plan_of
 from common.study import Study
 from common.study_file import override
@@ -31,6 +31,7 @@ from simulations.attacks import gaussian_audit, one_run_audit
 from simulations.attacks.canary_training import CanaryScores, canary_scores
 from simulations.attacks.finding import Finding
 from tests.unit.builders import study_of
+from tests.unit.mutants import every_other_step_without_noise, inner_step, scaled_noise
 
 Floats = NDArray[np.float64]
 Patch = pytest.MonkeyPatch
@@ -95,16 +96,6 @@ def audit(bug: Bug | None, study: Study, seed: int) -> Finding:
     return gaussian_audit.finding_of(scores, plan, target="a test", confidence=CONFIDENCE)
 
 
-def _noise_times(factor: float) -> Callable[[Patch], None]:
-    def add(values: Floats, *, noise_multiplier: float, **rest: Any) -> Floats:
-        if factor == 0:
-            return values
-        noisy: Floats = add_gaussian(values, noise_multiplier=factor * noise_multiplier, **rest)
-        return noisy
-
-    return lambda patch: patch.setattr(dp_training, "add_gaussian", add)
-
-
 def _clip_times(factor: float) -> Callable[[Patch], None]:
     def clipped(*args: Any, max_grad_norm: float) -> list[Tensor]:
         return clipped_gradient_sum(*args, max_grad_norm=factor * max_grad_norm)
@@ -116,26 +107,6 @@ def _noise_divided_twice(patch: Patch) -> None:
     def mean(sum_P: Floats, plan: PrivacyPlan, source: NoiseSource) -> Floats:
         scale = plan.noise_multiplier * plan.max_grad_norm / plan.expected_batch_size
         return (sum_P + scale * source.normal(len(sum_P))) / plan.expected_batch_size
-
-    patch.setattr(dp_training, "_noised_mean", mean)
-
-
-def _plain_step_too(patch: Patch) -> None:
-    real = dp_training._noised_mean
-
-    def mean(sum_P: Floats, plan: PrivacyPlan, source: NoiseSource) -> Floats:
-        return real(sum_P, plan, source) + sum_P / plan.expected_batch_size
-
-    patch.setattr(dp_training, "_noised_mean", mean)
-
-
-def _every_other_step(patch: Patch) -> None:
-    real = dp_training._noised_mean
-    turns: list[int] = []
-
-    def mean(sum_P: Floats, plan: PrivacyPlan, source: NoiseSource) -> Floats:
-        turns.append(1)
-        return real(sum_P, plan, source) if len(turns) % 2 else sum_P / plan.expected_batch_size
 
     patch.setattr(dp_training, "_noised_mean", mean)
 
@@ -188,14 +159,14 @@ def _told(**changes: Callable[[PrivacyPlan], float]) -> Callable[[PrivacyPlan], 
 
 
 BUGS = (
-    Bug(name="noise × .8", put_in=_noise_times(0.8)),
-    Bug(name="noise × .5", put_in=_noise_times(0.5)),
-    Bug(name="no noise", put_in=_noise_times(0.0)),
+    Bug(name="noise × .8", put_in=scaled_noise(0.8)),
+    Bug(name="noise × .5", put_in=scaled_noise(0.5)),
+    Bug(name="no noise", put_in=scaled_noise(0.0)),
     Bug(name="clip × 2, noise for × 1", put_in=_clip_times(2.0)),
     Bug(name="no clip", put_in=_clip_times(1e6)),
     Bug(name="noise divided by the batch twice", put_in=_noise_divided_twice),
-    Bug(name="plain gradient beside the noised one", put_in=_plain_step_too),
-    Bug(name="every other step without noise", put_in=_every_other_step),
+    Bug(name="plain gradient beside the noised one", put_in=inner_step),
+    Bug(name="every other step without noise", put_in=every_other_step_without_noise),
     Bug(name="noise repeated in each round", put_in=_noise_reused),
     Bug(
         name="accounting begins anew in each round",
@@ -209,7 +180,7 @@ BUGS = (
         name="sample rate told as half",
         claim=_told(sample_rate=lambda plan: plan.sample_rate / 2),
     ),
-    Bug(name="noise × .9", put_in=_noise_times(0.9), is_counted=False),
+    Bug(name="noise × .9", put_in=scaled_noise(0.9), is_counted=False),
     Bug(name="patients drawn twice", put_in=_twice_sampled, is_counted=False),
     Bug(name="shuffled epochs for independent samples", put_in=_shuffled, is_counted=False),
 )

@@ -31,7 +31,8 @@ Nested = Mapping[str, Mapping[str, Tensor]]
 Floats = NDArray[np.float64]
 
 
-def _scaled_noise(factor: float, module: Any = dp_training) -> Callable[[Patch], None]:
+def scaled_noise(factor: float, module: Any = dp_training) -> Callable[[Patch], None]:
+    """So many times the noise; with 0, none."""
     real = add_gaussian
 
     def add(values: Floats, *, noise_multiplier: float, **rest: Any) -> Floats:
@@ -57,7 +58,7 @@ def _divided_twice(patch: Patch) -> None:
     )
 
 
-def _every_other_step_without_noise(patch: Patch) -> None:
+def every_other_step_without_noise(patch: Patch) -> None:
     real = dp_training._noised_mean
     turns: list[int] = []
 
@@ -68,7 +69,7 @@ def _every_other_step_without_noise(patch: Patch) -> None:
     patch.setattr(dp_training, "_noised_mean", mean)
 
 
-def _inner_step(patch: Patch) -> None:
+def inner_step(patch: Patch) -> None:
     """The inner optimizer takes the plain gradient of the patients too, after the noised step."""
     real = dp_training._noised_mean
 
@@ -230,14 +231,14 @@ _p, _l = private_probes, ledger_probes
 TRAINING_MUTANTS: tuple[Mutant, ...] = tuple(
     Mutant(name=name, put_in=put_in, noticed_by=probe)
     for name, put_in, probe in (
-        ("no noise", _scaled_noise(0.0), _p.noise_is_as_planned),
-        ("half noise", _scaled_noise(0.5), _p.noise_is_as_planned),
+        ("no noise", scaled_noise(0.0), _p.noise_is_as_planned),
+        ("half noise", scaled_noise(0.5), _p.noise_is_as_planned),
         ("divided by the batch twice", _divided_twice, _p.each_patient_is_clipped),
         ("clip the batch", _clip_the_batch, _p.each_patient_is_clipped),
         ("clip after the sum", _clip_after_the_sum, _p.each_patient_is_clipped),
         ("records of a patient apart", _summing(_records_apart), _p.each_patient_is_clipped),
-        ("inner optimizer without noise", _inner_step, _p.each_patient_is_clipped),
-        ("every other step noised", _every_other_step_without_noise, _p.noise_is_as_planned),
+        ("inner optimizer without noise", inner_step, _p.each_patient_is_clipped),
+        ("every other step noised", every_other_step_without_noise, _p.noise_is_as_planned),
         ("empty steps skipped", _noise_where_somebody_is, _p.noise_is_as_planned),
         ("NaN stops the round", _summing(_nan_passes), _p.a_damaged_record_is_harmless),
         ("NaN is released", _nan_is_released, _p.a_damaged_record_is_harmless),
@@ -257,11 +258,11 @@ TRAINING_MUTANTS: tuple[Mutant, ...] = tuple(
         ("moments are free", _uncharged("query"), _l.a_run_is_charged_whole),
         ("evaluation is free", _uncharged("evaluate"), _l.a_run_is_charged_whole),
         ("a round costs one step", _a_round_is_one_step, _l.a_run_is_charged_whole),
-        ("exact statistics", _scaled_noise(0.0, private_statistics), _p.statistics_have_noise),
+        ("exact statistics", scaled_noise(0.0, private_statistics), _p.statistics_have_noise),
         ("hospitals unclipped", _unclipped_hospitals, _p.hospitals_are_hidden),
         (
             "hospitals with half noise",
-            _scaled_noise(0.5, server.site_privacy),
+            scaled_noise(0.5, server.site_privacy),
             _p.hospitals_are_hidden,
         ),
     )
