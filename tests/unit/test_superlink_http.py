@@ -4,14 +4,20 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
+import certifi
 import httpx
 import pytest
 from flwr.supercore.protobuf.client import ProtobufRequestContext
 from google.protobuf.empty_pb2 import Empty
 
+from server.superlink.control import Seen
 from server.superlink.http import Patient
+from server.superlink.presence import ListedPresence
+from server.superlink.task import SuperLinkGrid
 
 
 @contextmanager
@@ -56,6 +62,21 @@ def test_the_return_of_a_superlink_is_told_once_for_each_time_that_it_was_away()
     patient.close()
     assert len(returns) == 2
     assert patient.outages == 2
+
+
+def test_the_coordinators_grid_gives_all_nodes_time_after_an_outage() -> None:
+    now_s = 0.0
+    node = Seen(node_id=1, public_key=b"", is_online=True, silent_s=13.0)
+    presence = ListedPresence(lambda: ((node,), datetime.now(UTC)), clock=lambda: now_s)
+    ca = Path(certifi.where())
+    grid = SuperLinkGrid("127.0.0.1:1", ca=ca, token=ca.name, patience_s=10.0, presence=presence)
+    for now_s in range(14):  # noqa: B007  # the clock
+        silent = presence.silent([1])
+    assert silent == {1}
+    with answering(503, 200) as url:
+        assert asked(grid.patient, url) == 200
+    assert presence.silent([1]) == frozenset()
+    grid.patient.close()
 
 
 def test_without_patience_the_first_answer_counts() -> None:
