@@ -70,12 +70,15 @@ def test_a_file_that_asks_for_gigabytes_or_minutes_is_refused(
 
 
 def test_the_watch_sees_what_must_not_happen(reader: WatchedReader) -> None:
-    outcomes = list(reader.outcomes("controls", range(len(CONTROLS)), 0.5))
-    for outcome, words in zip(outcomes, CONTROLS.values(), strict=True):
-        if words:
-            assert [words in fault for fault in outcome.faults] == [True]
-    assert [outcome.number for outcome in outcomes if not outcome.faults] == [len(CONTROLS) - 1]
-    assert outcomes[-1].memory_bytes > MEMORY_BYTES
+    *told, fills = range(len(CONTROLS))
+    outcomes = list(reader.outcomes("controls", told, 0.5))
+    for outcome, words in zip(outcomes, CONTROLS.values(), strict=False):
+        assert [words in fault for fault in outcome.faults] == [True]
+    assert [outcome.number for outcome in outcomes] == told
+    # Filling 600 MB is no hang, on however slow a machine: only the memory tells.
+    (filled,) = reader.outcomes("controls", [fills], BOMB_S)
+    assert filled.faults == ()
+    assert filled.memory_bytes > MEMORY_BYTES
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000 + "]" * 3000])
