@@ -5,7 +5,6 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 
 import json
 import os
-import re
 import sys
 import traceback
 from dataclasses import asdict
@@ -26,23 +25,44 @@ import simulations.cli_joining
 import simulations.cli_results
 import simulations.cli_self_test
 import simulations.cli_simulate
+from common.code_version import code_fingerprint, release
 from common.errors import WardroundError
 from server.cli_run import AsJson, Delta, Rounds, StudyName, new_run_folder, with_privacy
+from simulations.cli_bench import bench as bench_app
 from simulations.cli_data import data as data_app
 from simulations.cli_federation import federation as federation_app
-from simulations.cli_federation import interrupted_by_signals
 from simulations.cli_simulate import Sites
 
 if TYPE_CHECKING:
     from common.study import Study
 
 app = typer.Typer(
-    help="Federated learning that hospitals would choose.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure speed, always as a ratio against a baseline in the same run.")
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"wardround {release()}, code {code_fingerprint()}")
+        raise typer.Exit
+
+
+@app.callback()
+def wardround(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_tell_version,
+            is_eager=True,
+            help="Show release and code; hospitals and coordinator need the same code.",
+        ),
+    ] = False,
+) -> None:
+    """Federated learning that hospitals would choose."""
+
 
 app.command(rich_help_panel="For a researcher")(simulations.cli_simulate.simulate)
 
@@ -163,100 +183,9 @@ def studies(
         typer.echo(f"{study.name:28} {study.study.title}")
 
 
-@bench.command("engine")
-def bench_engine(
-    full: Annotated[
-        bool, typer.Option(help="4, 50 and 200 sites; a quarter of an hour instead of two minutes.")
-    ] = False,
-    flower: Annotated[
-        bool, typer.Option(help="Also measure Flower's runtime, which starts Ray.")
-    ] = True,
-    as_json: AsJson = False,
-) -> None:
-    """The in-process engine against a plain loop, and against Flower's simulation runtime."""
-    from simulations.bench.engine import bench_engine as measure
-    from simulations.bench.report import engine_table
-
-    console = Console(stderr=True)
-    result = measure(full=full, flower=flower, echo=lambda line: console.print(f"… {line}"))
-    if as_json:
-        typer.echo(json.dumps(result, indent=1))
-    else:
-        for table in engine_table(result):
-            Console().print(table)
-
-
-@bench.command("private-step")
-def bench_private_step(
-    full: Annotated[
-        bool, typer.Option(help="All batches and more repetitions; about twenty minutes.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """One step of private training against a plain one, and against Opacus's ways of doing it."""
-    from client.device import device_of
-    from simulations.bench.private_step import bench_private_step as measure
-    from simulations.bench.report import private_step_table
-
-    if not re.fullmatch(r"cpu|cuda:[0-9]+", device):
-        raise typer.BadParameter(f"expected cpu or cuda:N, found '{device}'")
-    device_of(device)  # this machine must have it
-    console = Console(stderr=True)
-    result = measure(full=full, device=device, echo=lambda line: console.print(f"… {line}"))
-    if as_json:
-        typer.echo(json.dumps(result, indent=1))
-    else:
-        for table in private_step_table(result):
-            Console().print(table)
-
-
 app.add_typer(federation_app, name="federation", rich_help_panel="For a researcher")
-
-
-@bench.command("federation")
-def bench_federation(
-    sites: Annotated[
-        list[int] | None, typer.Option(min=2, help="How many sites; repeatable. Default: 4, 8.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each run; the first warms up.")] = 8,
-    study: Annotated[str, typer.Option(help="A shipped study.")] = "heart-disease",
-    arm: Annotated[
-        list[str] | None, typer.Option(help="ours, relay or stock; repeatable. Default: all.")
-    ] = None,
-    load: Annotated[
-        bool, typer.Option("--load", help="Instead: 10 sites, 20 rounds, a model of 10 MB.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """A round of real processes with TLS and node authentication, against stock Flower."""
-    from simulations.bench.federation.bench import ARMS, bench_load
-    from simulations.bench.federation.bench import bench_federation as measure
-    from simulations.bench.federation.report import federation_tables, load_tables
-
-    if unknown := set(arm or []) - set(ARMS):
-        raise typer.BadParameter(f"expected {', '.join(ARMS)} as --arm, found {min(unknown)!r}")
-    console = Console(stderr=True)
-
-    def echo(line: str) -> None:
-        console.print(f"… {line}", highlight=False)
-
-    with interrupted_by_signals():
-        if load:
-            result = bench_load(echo=echo)
-        else:
-            result = measure(
-                study=study, num_sites=sites or (4, 8), rounds=rounds, arms=arm or ARMS, echo=echo
-            )
-    if as_json:
-        typer.echo(json.dumps(result, indent=1))
-        return
-    for table in load_tables(result) if load else federation_tables(result):
-        Console().print(table)
-
-
 app.add_typer(data_app, name="data", rich_help_panel="For a researcher")
-app.add_typer(bench, name="bench", rich_help_panel="For a researcher")
+app.add_typer(bench_app, name="bench", rich_help_panel="For a researcher")
 simulations.cli_results.mount(app)
 simulations.cli_joining.mount(app)
 simulations.cli_experiment.mount(app)
@@ -300,3 +229,7 @@ def main() -> None:
             err=True,
         )
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,10 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from common.code_version import code_fingerprint, release
+from simulations.cli import app
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("client", "common", "server", "simulations")
@@ -48,6 +52,11 @@ def test_help_loads_neither_torch_nor_flwr_nor_pandas() -> None:
         "assert 'simulate' in out.getvalue()"
     )
     assert {"torch", "flwr", "pandas", "ray"}.isdisjoint(_loaded_by(statement))
+
+
+def test_the_version_names_the_code_that_both_sides_compare() -> None:
+    told = CliRunner().invoke(app, ["--version"])
+    assert told.stdout == f"wardround {release()}, code {code_fingerprint()}\n"
 
 
 def test_every_folder_of_code_is_an_installed_package() -> None:
