@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+from client.attribution_words import attribution_texts
 from client.config import SiteConfig
 from client.egress import Declared
 from client.plain_text import plain
@@ -184,6 +185,7 @@ def what_leaves(study: Study, policy: Policy) -> tuple[str, ...]:
     when = "after the last round, with noise" if declared.is_private else "in each round"
     sentences += [f"{when}: {text}" for text in _statistics_texts(declared, policy)]
     sentences += _group_texts(study, policy)
+    sentences += attribution_texts(study, policy)
     sentences.append(
         "with each of them: this site's name, ids of the run and the task, a receipt of the "
         "ledger; or a refusal code alone; all of it signed by this site"

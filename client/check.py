@@ -13,6 +13,7 @@ from client.config import SiteConfig, load_site_config
 from client.data import Cohort, cohort_findings, read_cohort
 from client.findings import Finding, error, warning
 from common.errors import Refusal, SiteConfigError
+from common.metrics.attributions import PATIENTS, prefixes_of
 from common.metrics.evaluation import declared_sizes, groups_of, statistic_of
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
@@ -124,13 +125,17 @@ def _policy_findings(config: SiteConfig, study: Study) -> list[Finding]:
         action = "Check the spelling: nothing leaves under an unknown name."
         findings.append(warning(where, expected, ", ".join(unknown), action))
     allowed = {name for name in declared_sizes(study) if config.policy.allows_metric(name)}
+    counts = {group: f"{group}num_patients" for group in groups_of(study)}
+    counts |= {prefix: prefix + PATIENTS for prefix in prefixes_of(study).values()}
     uncounted = [
-        group.rstrip(".")
-        for group in groups_of(study)
-        if f"{group}num_patients" not in allowed and any(n.startswith(group) for n in allowed)
+        group
+        for group, count in counts.items()
+        if count not in allowed and any(n.startswith(group) for n in allowed)
     ]
     if uncounted:
-        expected, found = "num_patients among the statistics", f"none of {', '.join(uncounted)}"
+        missing = sorted({statistic_of(counts[group]) for group in uncounted})
+        expected = f"{' and '.join(missing)} among the statistics"
+        found = f"none of {', '.join(group.rstrip('.') for group in uncounted)}"
         action = "Add it: without the number of patients no other statistic of them is sent."
         findings.append(warning(where, expected, found, action))
     return findings

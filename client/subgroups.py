@@ -124,7 +124,7 @@ def _breach(
         first_GB = groups[pair[0]]
         # Beside one feature alone: nobody.
         second_GB = groups[pair[1]] if len(pair) == 2 else np.zeros((0, first_GB.shape[1]))
-        first_UG, second_UG = _unions(len(first_GB)), _unions(len(second_GB))
+        first_UG, second_UG = unions_of(len(first_GB)), unions_of(len(second_GB))
         size_U, size_V = first_UG @ first_GB.sum(axis=1), second_UG @ second_GB.sum(axis=1)
         both_UV = first_UG @ (first_GB @ second_GB.T) @ second_UG.T
         apart_UV = size_U[:, None] + size_V[None] - 2 * both_UV
@@ -135,7 +135,7 @@ def _breach(
     return None
 
 
-def _unions(num_groups: int) -> NDArray[np.float64]:
+def unions_of(num_groups: int) -> NDArray[np.float64]:
     """Which groups are in each union of them, nobody's among them, shape (2^G, G)."""
     union_UG = np.array(list(product((0.0, 1.0), repeat=num_groups)))
     return union_UG.reshape(2**num_groups, num_groups)

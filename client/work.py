@@ -7,10 +7,13 @@ but what went through a mechanism that the plan has charged.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from client.attribution_sums import attribution_sums
+from client.attributions import Judge
 from client.dp_training import train_privately
 from client.evaluation import (
+    Intercepts,
     Outcomes,
     Predictions,
     evaluate,
@@ -25,6 +28,7 @@ from client.private_statistics import private_evaluation, private_moments
 from client.subgroups import group_sums, members_of
 from client.training import train
 from common.arrays import Arrays
+from common.metrics.attributions import attributions_to_flat
 from common.metrics.evaluation import PERSONAL, to_flat
 from common.models.patient_model import parameters_of
 from common.privacy.mechanisms import NoiseSource
@@ -36,6 +40,15 @@ from common.wire import Reply
 PredictionObserver = Callable[[int, str, Predictions, Outcomes], None]
 # The noise of one task: of round number and kind.
 Sources = Callable[[int, str], NoiseSource]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a model makes of the held-out patients, whose outcomes are known here."""
+
+    predictions: Predictions
+    outcomes: Outcomes
+    intercepts: Intercepts
 
 
 class Work(ABC):
@@ -89,7 +102,7 @@ class Work(ABC):
 
     def _judged(
         self, round_number: int, personal: Personal, *, is_last: bool, model: str = ""
-    ) -> tuple[Predictions, Outcomes]:
+    ) -> Judged:
         """Predictions and outcomes of the held-out patients, which the observer is told."""
         prepared = self.prepared
         intercepts = fit_intercepts(prepared.model, prepared.train, self._study)
@@ -99,7 +112,7 @@ class Work(ABC):
         outcomes = outcomes_of(prepared.test)
         if self._observer is not None and len(prepared.test):
             self._observer(round_number, model, predictions, outcomes)
-        return predictions, outcomes
+        return Judged(predictions=predictions, outcomes=outcomes, intercepts=intercepts)
 
 
 class PlainWork(Work):
@@ -140,18 +153,35 @@ class PlainWork(Work):
     def _sums(
         self, round_number: int, personal: Personal, *, is_last: bool, model: str = ""
     ) -> dict[str, tuple[float, ...]]:
-        predictions, outcomes = self._judged(round_number, personal, is_last=is_last, model=model)
+        judged = self._judged(round_number, personal, is_last=is_last, model=model)
         if len(self.prepared.test) == 0:
             return {}
-        metrics = to_flat(evaluate(predictions, outcomes, self._study), model=model)
+        metrics = to_flat(evaluate(judged.predictions, judged.outcomes, self._study), model=model)
         if is_last and not model:
             # Of the last model alone: of several, what changes would tell of few patients.
-            smallest = self.prepared.policy.smallest_group
-            members = members_of(self.prepared.test, self._study)
-            groups = group_sums(predictions, outcomes, members, self._study, smallest)
-            for key, sums in groups.items():
-                metrics |= to_flat(sums, model=key)
+            metrics |= self._sums_of_the_last(judged)
         return metrics
+
+    def _sums_of_the_last(self, judged: Judged) -> dict[str, tuple[float, ...]]:
+        """Of groups of patients, and of what the predictions rest on, where the study asks."""
+        prepared, smallest = self.prepared, self.prepared.policy.smallest_group
+        members = members_of(prepared.test, self._study)
+        groups = group_sums(judged.predictions, judged.outcomes, members, self._study, smallest)
+        metrics: dict[str, tuple[float, ...]] = {}
+        for key, sums in groups.items():
+            metrics |= to_flat(sums, model=key)
+        judge = Judge(
+            study=self._study,
+            model=prepared.model,
+            trained_on=prepared.train,
+            patients=prepared.test,
+            predictions=judged.predictions,
+            intercepts=judged.intercepts,
+        )
+        attributed = attribution_sums(
+            judge, judged.outcomes, members=members, told=groups, policy=prepared.policy
+        )
+        return metrics | attributions_to_flat(attributed)
 
 
 class PrivateWork(Work):
@@ -210,10 +240,10 @@ class PrivateWork(Work):
 
     def evaluate(self, reply: Reply, personal: Personal) -> Reply:
         """The reply with noised statistics of the shared model."""
-        predictions, outcomes = self._judged(reply.round, personal, is_last=True)
+        judged = self._judged(reply.round, personal, is_last=True)
         metrics = private_evaluation(
-            predictions,
-            outcomes,
+            judged.predictions,
+            judged.outcomes,
             self._study,
             self._plan.evaluation_noise_multiplier,
             self._sources(reply.round, reply.kind),

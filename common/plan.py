@@ -32,6 +32,8 @@ class Evaluation(Section):
         score_bins: the number of equal bins in which scores are counted.
         subgroups: features by whose groups the last model is also judged; under patient-level
             privacy nothing of groups is released.
+        attributions: whether hospitals also tell, of all their held-out patients together, what the
+            last model's predictions rest on; under patient-level privacy nothing of it is released.
     """
 
     split_column: Name = "split"
@@ -44,6 +46,7 @@ class Evaluation(Section):
     subgroups: Annotated[
         tuple[AnySubgroup, ...], Field(max_length=MOST_FEATURES, exclude_if=lambda value: not value)
     ] = ()
+    attributions: Annotated[bool, Field(strict=True, exclude_if=lambda value: not value)] = False
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:

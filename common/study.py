@@ -117,6 +117,15 @@ class Study(Section):
         check_subgroups(self.evaluation.subgroups, features)
         return self
 
+    @model_validator(mode="after")
+    def _attributions_are_no_outcome(self) -> Self:
+        # Statistics are sent as OUTCOME.NAME, those of attributions as attributions.OUTCOME.NAME.
+        if self.evaluation.attributions and "attributions" in self.outcomes:
+            raise ValueError(
+                "expected no outcome named 'attributions' with evaluation.attributions, found one"
+            )
+        return self
+
     @property
     def name(self) -> str:
         """The short name, safe as a file name."""

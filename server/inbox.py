@@ -14,13 +14,13 @@ from common import wire
 from common.arrays import Manifest
 from common.contract import SITE_NAME_PATTERN
 from common.errors import MessageError, RefusalCode
-from common.metrics.evaluation import PERSONAL, declared_sizes, from_flat
-from common.metrics.subgroups import groups_from_flat, is_of_group
+from common.metrics.attributions import is_attribution
+from common.metrics.subgroups import is_of_group
 from common.models.patient_model import SHARED
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
 from common.wire import Reply, Task
-from server import plausible_moments
+from server import plausible_moments, plausible_statistics
 from server.correspondence import Correspondence
 
 # The reason of an absence: nothing has been heard of the node for long.
@@ -247,35 +247,25 @@ def _fault_of_early_statistics(reply: Reply, expected: Expected) -> str:
 
 
 def _fault_of_early_groups(reply: Reply, expected: Expected) -> str:
-    """Statistics of groups of patients come with an evaluation alone.
+    """Statistics of groups, and of what predictions rest on, come with an evaluation alone.
 
     Threat: S0-2.
     """
-    has_groups = any(is_of_group(name) for name in reply.metrics)
-    is_early = has_groups and reply.kind is not wire.TaskKind.EVALUATE
-    return "statistics of groups before the last round" if is_early else ""
+    if reply.kind is wire.TaskKind.EVALUATE:
+        return ""
+    if any(map(is_of_group, reply.metrics)):
+        return "statistics of groups before the last round"
+    return "attributions before the last round" if any(map(is_attribution, reply.metrics)) else ""
 
 
 def _fault_of_statistics(reply: Reply, expected: Expected) -> str:
     """Statistics are declared, finite, and agree with one another: none comes that would not merge.
 
+    Attributions are of as many patients as were evaluated at most, none beyond the bound.
+
     Threat: C-1.
     """
-    study = expected.study
-    sizes = declared_sizes(study)
-    is_private = isinstance(study.privacy, PatientPrivacy)
-    least = -_LARGEST_STATISTIC if is_private else 0.0
-    for name, values in reply.metrics.items():
-        if sizes.get(name) != len(values):
-            return "statistics that are not declared"
-        if not all(least <= value <= _LARGEST_STATISTIC for value in values):
-            return "statistics that are negative or not finite"
-    try:
-        from_flat(study, reply.metrics, model=PERSONAL)
-        groups_from_flat(study, reply.metrics, from_flat(study, reply.metrics))
-    except ValueError:
-        return "statistics that disagree with one another"
-    return ""
+    return plausible_statistics.fault_of(reply.metrics, expected.study)
 
 
 def _fault_of_evaluated(reply: Reply, expected: Expected) -> str:
@@ -283,11 +273,7 @@ def _fault_of_evaluated(reply: Reply, expected: Expected) -> str:
 
     Threat: C-2.
     """
-    study = expected.study
-    if isinstance(study.privacy, PatientPrivacy):
-        return ""
-    numbers = [v[0] for n, v in reply.metrics.items() if n.endswith(".num_patients")]
-    is_absurd = any(number > study.strategy.max_patients_per_site for number in numbers)
+    is_absurd = plausible_statistics.are_of_too_many(reply.metrics, expected.study)
     return "an absurd number of patients" if is_absurd else ""
 
 
@@ -310,5 +296,3 @@ _RULES: tuple[Callable[[Reply, Expected], str], ...] = (
     _fault_of_evaluated,
 )
 _REFUSALS = frozenset(code.value for code in RefusalCode)
-# Sums over all rounds of all sites stay finite.
-_LARGEST_STATISTIC = 1e15

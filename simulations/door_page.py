@@ -15,11 +15,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
-from client import admission, charging, disk, egress, policy, site, trust
+from client import admission, charging, disk, egress, policy, site, trust, withholding
 from client.agreement import what_leaves
 from client.ledger import ledger
 from client.policy import Policy
-from common import wire
+from common import wire, wire_limits
 from common.errors import RefusalCode
 from common.study_file import load_study
 from common.wire import Reply, Task, TaskKind
@@ -32,6 +32,7 @@ _EXAMPLES = ("heart-disease", "heart-disease-private")
 
 _WAY_IN = (
     ("The form of a message", wire),
+    ("", wire_limits),
     ("Who asks, and for whom", trust),
     ("What is asked", admission),
     ("Your policy", policy),
@@ -169,7 +170,7 @@ def _way_in() -> str:
 
 
 def _way_out() -> str:
-    rows = [_row(rule) for module in (egress, site) for rule in rules_of(module)]
+    rows = [_row(rule) for module in (egress, withholding, site) for rule in rules_of(module)]
     rows += [_row(rule) for rule in rules_of(trust) if rule.name == "client.trust.sign"]
     return "\n\n".join(
         [

@@ -34,8 +34,9 @@ SHAPES = {
     TaskKind.EVALUATE: (
         "none",
         "none",
-        "as after training, and the same more coarsely of groups of patients that the study names; "
-        "where patients are protected, with noise, once a run, no seconds and no groups",
+        "as after training, and where the study asks for it the same more coarsely of groups of "
+        "patients, and of each granularity and feature how far predictions rest on it; where "
+        "patients are protected, with noise, once a run, no seconds, no groups, no attributions",
     ),
 }
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common import wire
+from common.metrics.attributions import is_attribution
 from common.metrics.evaluation import SECONDS, statistic_of
 from common.metrics.subgroups import is_of_group
 from common.study import Study
@@ -105,6 +106,8 @@ def _fields_of(reply: Reply, study: Study) -> list[Field]:
         what = f"{statistic_of(name)} over {whom} held-out patients{noised}"
         if name in SECONDS:
             what = "seconds of work"
+        elif is_attribution(name):
+            what = f"{statistic_of(name)} of each granularity and feature, over held-out patients"
         fields.append(field("metrics", name, "float64", f"({len(values)},)", 8 * len(values), what))
     if reply.receipt is not None:
         for name, what in _RECEIPT.items():

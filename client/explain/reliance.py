@@ -10,16 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.attributions import Attributions, evenly_spread
 from client.contributions import MOST_GRANULARITIES, Contributions, contributions
 from client.data import ArraysByName
-from client.explain.attributions import Attributions, attributions
+from client.explain.attributions import attributions
 from client.explain.subject import Subject
 from common.granularities import TabularGranularity
 
 Floats = NDArray[np.float64]
 
-# Whom attributions are computed of, at most: some 20 ms a patient and outcome of the study demo.
-MOST_PATIENTS = 300
 # Below this correlation, a feature pulls both ways.
 _CLEAR = 0.3
 
@@ -55,9 +54,7 @@ class Reliance:
 
 def explained_patients(subject: Subject) -> NDArray[np.int64]:
     """Up to `MOST_PATIENTS` of the held-out patients, evenly spread over the file."""
-    num_patients = len(subject.test.ids)
-    num_explained = min(num_patients, MOST_PATIENTS)
-    return np.floor(np.arange(num_explained) * num_patients / num_explained).astype(np.int64)
+    return evenly_spread(len(subject.test.ids))
 
 
 def reliance_of(subject: Subject, outcome: str, index: NDArray[np.int64]) -> Reliance:

@@ -2,15 +2,18 @@
 
 On the wire and in the journal a statistic is called OUTCOME.STATISTIC, or
 personal.OUTCOME.STATISTIC where it is about the hospitals' own models; those of groups of patients
-stand in `common.metrics.subgroups`.
+stand in `common.metrics.subgroups`, those of attributions in `common.metrics.attributions`.
 """
 
 from collections.abc import Mapping, Sequence
 from math import prod
 
+from common.metrics.attributions import attribution_sizes
 from common.metrics.classification import ClassStatistics
 from common.metrics.noised import NoisedStatistics
-from common.metrics.noised_outcomes import NoisedClasses, NoisedRegression, NoisedSurvival
+from common.metrics.noised_classes import NoisedClasses
+from common.metrics.noised_regression import NoisedRegression
+from common.metrics.noised_survival import NoisedSurvival
 from common.metrics.regression import RegressionStatistics
 from common.metrics.statistics import EvaluationSums, Statistics
 from common.metrics.subgroups import group_sizes
@@ -88,7 +91,7 @@ def declared_sizes(study: Study) -> dict[str, int]:
         for outcome, statistics in statistics_of(study).items():
             for name, shape in statistics.shapes().items():
                 sizes[_full_name(model, outcome, name)] = prod(shape)
-    return sizes | group_sizes(study)
+    return sizes | group_sizes(study) | attribution_sizes(study)
 
 
 def to_flat(sums: Mapping[str, EvaluationSums], *, model: str = "") -> dict[str, tuple[float, ...]]:

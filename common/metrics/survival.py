@@ -211,7 +211,13 @@ def time_bins(time_B: Floats, cut_points: tuple[float, ...], num_bins: int) -> N
 
 
 def _risk_bins(risk_B: Floats, num_bins: int) -> NDArray[np.int64]:
-    """The bin of each risk of 0 to 1, shape (B,): equal ones of its logit, which is clipped."""
+    """The bin of each risk of 0 to 1, shape (B,): equal ones of its logit, which is clipped.
+
+    Raises:
+        ValueError: a risk is not a number: it has no bin.
+    """
+    if np.isnan(risk_B).any():
+        raise ValueError("expected risks of 0 to 1, found some that are not a number")
     with np.errstate(divide="ignore"):
         logit_B = np.clip(np.log(risk_B) - np.log1p(-risk_B), -_LARGEST_LOGIT, _LARGEST_LOGIT)
     place_B = (logit_B / _LARGEST_LOGIT + 1) / 2 * num_bins

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from client.explain.charts import Curve, cloud_chart, curve_chart
-from client.explain.page.words import estimate_text, size_text
+from client.explain.page.words import estimate_text
 from client.explain.regression import Quantities, stretches_of
 from client.explain.subject import Subject
 from client.explain.survival import Survival, Third
 from common.outcomes import AnyOutcome, RegressionOutcome, SurvivalOutcome
 from common.page.document import Block, Chart, Charts, Heading, Paragraph, Section, Table
-from common.page.words import several
+from common.page.words import several, size_text
 
 _MOST_TIMES = 3
 

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from client.attributions import TOLERANCE, Attributions
 from client.explain.attention import ITSELF, Attention
-from client.explain.attributions import TOLERANCE, Attributions
 from client.explain.charts import picture_chart
-from client.explain.page.words import gap_text, size_text
+from client.explain.page.words import gap_text
 from client.explain.pictures import MOST_PICTURES, Picture
 from client.explain.reliance import Reliance
-from client.explain.scores import score_name
 from client.explain.subject import Subject
 from common.granularities import ImagesGranularity
+from common.metrics.attributions import score_name
 from common.models.fusion import AttentionFusion
 from common.page.charts import Bar, bar_chart
 from common.page.document import Block, Chart, Charts, Heading, Paragraph, Section, Table
-from common.page.words import several
+from common.page.words import several, size_text
 
 _MOST_FEATURES = 12
 _PER_CHART = MOST_PICTURES // 2

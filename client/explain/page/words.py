@@ -27,15 +27,6 @@ def percent_text(estimate: Estimate) -> str:
     return _text(estimate, lambda value: f"{100 * value:.0f}")
 
 
-def size_text(value: float) -> str:
-    """A number of any size in at most four digits.
-
-    >>> size_text(0.04567), size_text(1234.5), size_text(0.0)
-    ('0.0457', '1,234', '0')
-    """
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def gap_text(part: float) -> str:
     """How much is missing of a whole, in percent.
 

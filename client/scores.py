@@ -43,18 +43,3 @@ def score_of(
     p_B = predicted_BP.gather(1, class_B.unsqueeze(1)).squeeze(1)
     p_B = p_B.clamp(_SMALLEST_SCORE, 1 - _SMALLEST_SCORE)
     return p_B.log() - torch.log1p(-p_B)
-
-
-def score_name(outcome: AnyOutcome) -> str:
-    """What the score is, in words."""
-    if isinstance(outcome, RegressionOutcome):
-        return f"predicted value, in {outcome.unit}"
-    if not isinstance(outcome, ClassOutcome):
-        if outcome.loss == "cox":
-            return "rank of the predicted risk, from 0 to 1"
-        return (
-            f"mean predicted probability of the event by {outcome.cut_points[-1]:g} {outcome.unit}"
-        )
-    if outcome.kind == "binary":
-        return f"log odds of '{outcome.classes[1]}'"
-    return "log odds of the predicted class"

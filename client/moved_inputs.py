@@ -1,11 +1,12 @@
 """What integrated gradients move: everything measured of a patient, as arrays with a baseline.
 
-Numbers, signals, markers and pictures are moved as they are; a category or word is moved as its
-embedding. What is missing is no input: what was measured, which categories are known and which
-granularities are present is the same at the baseline as at the patient.
+Numbers, signals, markers and pictures are moved as they are, and so is the embedding that
+pretrained weights made of a text; a category or word is moved as its embedding. What is missing is
+no input: what was measured, which categories are known and which granularities are present is the
+same at the baseline as at the patient.
 
 Letters of shapes: B patients, T steps or tokens, F features, K categories, H width of an embedding,
-N images, C codes.
+N images, C codes, E width of a pretrained embedding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,14 @@ def _of(
         case ImagesGranularity():
             yield _whole(name, "images_BNHW", None, _average_picture(trained_on), "picture")
             return
+        case NotesGranularity(encoder="pretrained"):
+            yield _whole(name, "embedding_BE", None, _average_embedding(trained_on), "text")
+            return
+        case NotesGranularity() if "embedding_BE" in trained_on:
+            present_BE = trained_on["embedding_BE"][trained_on["present_B"]].float()
+            average_E = present_BE.sum(dim=0) / max(len(present_BE), 1)
+            yield _whole(name, "embedding_BE", None, average_E, "text")
+            return
         case NotesGranularity() | SequencesGranularity():
             feature = "text" if isinstance(granularity, NotesGranularity) else "sequence"
             weight = encoder.embedding.weight.detach()
@@ -148,6 +157,12 @@ def _average_picture(trained_on: GranularityBatch) -> Tensor:
     if len(pictures_PHW) == 0:
         return torch.tensor(_MID_GREY, device=pictures_PHW.device)
     return pictures_PHW.mean(dim=0)
+
+
+def _average_embedding(trained_on: GranularityBatch) -> Tensor:
+    """The mean embedding of those who have one, shape (E,); 0 where nobody has."""
+    known_PE = trained_on["embedding_BE"][trained_on["present_B"]]
+    return known_PE.mean(dim=0) if len(known_PE) else known_PE.sum(dim=0)
 
 
 def _average(weight_CH: Tensor, codes: Tensor) -> Tensor:

@@ -1,0 +1,372 @@
+"""Sums of attributions at a hospital: worked by hand, and who stands behind each of them."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.attribution_sets import denominators, has_of, signs_of
+from client.attribution_sums import attribution_sums, column_sums, explained
+from client.attributions import MOST_PATIENTS, Attributions, attributions
+from client.explain.attributions import judge_of
+from client.policy import Policy
+from common.metrics.attributions import (
+    ABSOLUTE,
+    DIRECTED,
+    PATIENTS,
+    SIGNED,
+    bound_of,
+    columns_of,
+    means_of,
+    raise_if_impossible,
+)
+from common.metrics.statistics import EvaluationSums
+from common.study_file import with_patient_privacy
+from tests.unit.builders import MORE_OUTCOMES, study_of
+from tests.unit.explain_cases import cohort_of, subject_of
+
+NUMBER = {"kind": "numeric", "unit": "u", "range": [0, 10]}
+SMOKER = {"kind": "categorical", "categories": ["no", "yes"]}
+STUDY = study_of(
+    granularities={
+        "labs": {"kind": "tabular", "features": {"glucose": NUMBER, "smoker": SMOKER}},
+        "vitals": {"kind": "tabular", "features": {"pulse": NUMBER}},
+        "lifestyle": {"kind": "tabular", "features": {"steps": NUMBER}},
+    },
+    evaluation={"attributions": True},
+)
+LABS, GLUCOSE, SMOKES = ("labs", None), ("labs", "glucose"), ("labs", "smoker")
+VITALS, PULSE, LIFESTYLE, STEPS = (
+    ("vitals", None),
+    ("vitals", "pulse"),
+    ("lifestyle", None),
+    ("lifestyle", "steps"),
+)
+KEYS = [LABS, GLUCOSE, SMOKES, VITALS, PULSE, LIFESTYLE, STEPS]
+SMALLEST = 3
+Floats = Any
+
+
+def sums_of(
+    values: dict[Any, list[float]],
+    *,
+    has: dict[Any, list[bool]] | None = None,
+    above: dict[Any, list[float]] | None = None,
+    groups: tuple[Any, ...] = (),
+    bound: float = 8.0,
+) -> dict[Any, dict[str, float]]:
+    """The sums of each column, from each patient's attributions by feature; others are 0."""
+    num_patients = len(next(iter(values.values())))
+    features = [key for key in KEYS if key[1] is not None]
+    nothing = [0.0] * num_patients
+    value_BF = np.array([values.get(key, nothing) for key in features]).T
+    score_B = value_BF.sum(axis=1)
+    found = Attributions(
+        features=tuple(features),  # type: ignore[arg-type]
+        value_BF=value_BF,
+        baseline_B=np.zeros(num_patients),
+        score_B=score_B,
+        pixels={},
+        num_steps=32,
+    )
+    everybody = [True] * num_patients
+    sums = column_sums(
+        found,
+        {key: np.array((has or {}).get(key, everybody)) for key in KEYS},
+        {key: np.array((above or {}).get(key, [1.0] * num_patients)) for key in features},
+        STUDY,
+        bound=bound,
+        groups=groups,
+        smallest_group=SMALLEST,
+    )
+    raise_if_impossible(sums, bound)
+    assert [(c.granularity, c.feature) for c in columns_of(STUDY)] == KEYS
+    return {key: {n: float(v[f]) for n, v in sums.sums.items()} for f, key in enumerate(KEYS)}
+
+
+NOTHING = {PATIENTS: 0.0, ABSOLUTE: 0.0, SIGNED: 0.0, DIRECTED: 0.0}
+
+
+def test_sums_worked_by_hand() -> None:
+    found = sums_of(
+        {GLUCOSE: [1.0, 2.0, 1.0, -1.0, -2.0, -1.0], SMOKES: [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]},
+        above={GLUCOSE: [1.0, 1.0, 1.0, -1.0, -1.0, -1.0]},
+    )
+    # Values above the baseline raise the score, those below lower it: all 8 go along.
+    assert found[GLUCOSE] == {PATIENTS: 6, ABSOLUTE: 8, SIGNED: 0, DIRECTED: 8}
+    assert found[SMOKES] == {PATIENTS: 6, ABSOLUTE: 6, SIGNED: 6, DIRECTED: 0}
+    # Of the granularity 2, 3, 2, 0, -1 and 0; what it adds is what its features add.
+    assert found[LABS] == {PATIENTS: 6, ABSOLUTE: 8, SIGNED: 6, DIRECTED: 0}
+    # Nobody's prediction rests on it, which is no secret.
+    assert found[PULSE] == {PATIENTS: 6, ABSOLUTE: 0, SIGNED: 0, DIRECTED: 0}
+
+
+@pytest.mark.threat("S0-2")
+@pytest.mark.parametrize(("num_have", "is_told"), [(2, False), (3, True)])
+def test_a_feature_that_few_patients_have_is_not_told(num_have: int, is_told: bool) -> None:
+    has = [n < num_have for n in range(9)]
+    found = sums_of({STEPS: [float(h) for h in has]}, has={STEPS: has, LIFESTYLE: has})
+    assert (found[STEPS] != NOTHING) is is_told
+    assert (found[LIFESTYLE] != NOTHING) is is_told
+
+
+@pytest.mark.threat("S0-2")
+@pytest.mark.parametrize(
+    ("values", "is_told"),
+    [
+        ([1.0, 1.0, 0, 0, 0, 0], False),  # two of many are attributed anything
+        ([1.0, 1.0, 1.0, 0, 0, 0], True),
+        ([6.0, 1.0, 1.0, 1.0, 1.0, 1.0], False),  # one is more than half of 11
+        ([5.0, 1.0, 1.0, 1.0, 1.0, 1.0], True),
+    ],
+)
+def test_a_sum_behind_which_few_or_mostly_one_stand_is_not_told(values, is_told: bool) -> None:
+    assert (sums_of({PULSE: values})[PULSE] != NOTHING) is is_told
+
+
+@pytest.mark.threat("S0-2")
+def test_a_granularity_is_the_sum_of_its_features_that_are_told() -> None:
+    glucose = [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]
+    found = sums_of(
+        {GLUCOSE: glucose, SMOKES: [4.0, 4.0, 0, 0, 0, 0]},
+        has={SMOKES: [True, True, False, False, False, False]},
+    )
+    assert found[SMOKES] == NOTHING
+    # No difference of the two tells of the smokers.
+    assert found[LABS][SIGNED] == found[GLUCOSE][SIGNED] == sum(glucose)
+
+
+@pytest.mark.threat("S0-2")
+def test_no_patient_counts_more_than_the_bound() -> None:
+    found = sums_of({PULSE: [100.0, 8.0, 8.0, 8.0, 1.0]}, bound=8.0)
+    assert found[PULSE][ABSOLUTE] == 33
+    assert bound_of(STUDY.outcomes["event"]) == 8.0
+    several = study_of(outcomes=MORE_OUTCOMES).outcomes
+    low, high = several["stay"].range
+    assert bound_of(several["stay"]) == high - low
+    assert bound_of(several["death"]) == 1.0
+
+
+@pytest.mark.threat("S0-2")
+def test_few_whose_score_goes_the_other_way_are_told_as_the_others() -> None:
+    mostly_raised = sums_of({PULSE: [1.0, 1.0, 1.0, 1.0, -1.0, -1.0]})[PULSE]
+    assert mostly_raised[SIGNED] == mostly_raised[ABSOLUTE] == 6
+    both = sums_of({PULSE: [1.0, 1.0, 1.0, -1.0, -1.0, -1.0]})[PULSE]
+    assert (both[SIGNED], both[ABSOLUTE]) == (0, 6)
+    # Of neither kind are enough: nothing is told of signs.
+    of_neither = sums_of({PULSE: [1.0, 1.0, -1.0, -1.0]})[PULSE]
+    assert (of_neither[SIGNED], of_neither[ABSOLUTE]) == (0, 4)
+    # One makes up most of what is lowered: 4 of 6.
+    of_one = sums_of({PULSE: [2.0, 2.0, 2.0, -1.0, -1.0, -4.0]})[PULSE]
+    assert of_one[SIGNED] == of_one[ABSOLUTE]
+
+
+@pytest.mark.threat("S0-2")
+@settings(max_examples=60, deadline=None)
+@given(
+    patients=st.lists(
+        st.tuples(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0]), st.sampled_from([1.0, -1.0])),
+        min_size=4,
+        max_size=16,
+    )
+)
+def test_what_is_told_of_signs_is_never_about_few(patients) -> None:
+    """Each number told is a sum over a set of patients, as are half of sums and differences."""
+    value_B, above_B = (np.array(column) for column in zip(*patients, strict=True))
+    found = sums_of({PULSE: value_B.tolist()}, above={PULSE: above_B.tolist()})[PULSE]
+    size_B = np.abs(value_B)
+    if size_B.sum() == 0 or found == NOTHING:
+        return
+    raised = (found[ABSOLUTE] + found[SIGNED]) / 2
+    along = (found[ABSOLUTE] + found[DIRECTED]) / 2
+    above = size_B[above_B > 0].sum()
+    true = {"raised": size_B[value_B > 0].sum(), "along": size_B[value_B * above_B > 0].sum()}
+    for told, name, chosen_B in (
+        (raised, "raised", value_B > 0),
+        (along, "along", value_B * above_B > 0),
+    ):
+        few = [0 < np.count_nonzero(size_B[b]) < SMALLEST for b in (chosen_B, ~chosen_B)]
+        if any(few):
+            # Not the true part, but for all of them, or none, or half: or by way of the other.
+            assert told != true[name] or told in (found[ABSOLUTE] / 2, above)
+
+
+@pytest.mark.threat("S0-2")
+def test_sums_are_told_to_a_128th() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.5, 1.5, 20)
+    told = sums_of({PULSE: values.tolist()})[PULSE][ABSOLUTE]
+    assert told != values.sum()
+    assert told == pytest.approx(values.sum(), rel=1 / 256)
+    assert (told * 8) % 1 == 0  # 16 to 32 in steps of an eighth
+
+
+# Who the means are over.
+
+
+def over(has: dict[Any, Any], groups: tuple[Any, ...] = (), num_patients: int = 30) -> Any:
+    everybody = np.ones(num_patients, dtype=bool)
+    named = {key: has.get(key, everybody) for key in KEYS}
+    found = denominators(named, columns_of(STUDY), groups, SMALLEST)
+    for key in KEYS:
+        assert not (named[key] & ~found[key]).any()
+    return {key: int(of_B.sum()) for key, of_B in found.items()}
+
+
+def first(num: int, num_patients: int = 30) -> Any:
+    return np.arange(num_patients) < num
+
+
+@pytest.mark.threat("S0-2")
+def test_where_few_lack_a_feature_the_mean_is_over_them_as_well() -> None:
+    assert over({GLUCOSE: first(28)})[GLUCOSE] == 30
+    assert over({GLUCOSE: first(27)})[GLUCOSE] == 27
+    assert over({LABS: first(20), GLUCOSE: first(18), SMOKES: first(17)}) | {} == {
+        LABS: 20,
+        GLUCOSE: 20,
+        SMOKES: 17,
+        VITALS: 30,
+        PULSE: 30,
+        LIFESTYLE: 30,
+        STEPS: 30,
+    }
+
+
+@pytest.mark.threat("S0-2")
+def test_two_features_that_nearly_the_same_patients_have_are_counted_as_one() -> None:
+    found = over({GLUCOSE: first(15), PULSE: first(16), STEPS: first(20)})
+    assert (found[GLUCOSE], found[PULSE], found[STEPS]) == (15, 30, 20)
+    # All but a few have either the one or the other.
+    apart = over({GLUCOSE: first(15), PULSE: ~first(16)})
+    assert (apart[GLUCOSE], apart[PULSE]) == (15, 30)
+
+
+@pytest.mark.threat("S0-2")
+def test_who_has_a_feature_does_not_give_away_a_group_that_is_not_told() -> None:
+    # 20 women and 2 men whose sex is known: the men follow from who has it, less the women.
+    women = first(20)
+    found = over({SMOKES: first(22)}, groups=([women],))
+    assert found[SMOKES] == 30
+    assert over({SMOKES: first(23)}, groups=([women],))[SMOKES] == 23
+    # As a union of two groups, too.
+    ages = ([first(10), first(20) & ~first(10)],)
+    assert over({SMOKES: first(22)}, groups=ages)[SMOKES] == 30
+
+
+@pytest.mark.threat("S0-2")
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), num_patients=st.integers(4, 24))
+def test_no_two_numbers_of_patients_differ_by_few(data, num_patients: int) -> None:
+    size = st.lists(st.booleans(), min_size=num_patients, max_size=num_patients)
+    has = {key: np.array(data.draw(size)) for key in KEYS}
+    for whole, parts in ((LABS, (GLUCOSE, SMOKES)), (VITALS, (PULSE,)), (LIFESTYLE, (STEPS,))):
+        for part in parts:
+            has[part] &= has[whole]
+    groups = [np.array(data.draw(size))]
+    found = denominators(has, columns_of(STUDY), [groups], SMALLEST)
+    told = [*found.values(), np.ones(num_patients, dtype=bool), np.zeros(num_patients, dtype=bool)]
+    for one, other in combinations([*told, groups[0]], 2):
+        if one is groups[0] or other is groups[0]:
+            small = min(groups[0].sum(), num_patients - groups[0].sum())
+            if 0 < small < SMALLEST:
+                continue  # client.subgroups tells of no such group
+        apart = int((one != other).sum())
+        assert apart == 0 or apart >= SMALLEST
+        assert apart == num_patients or num_patients - apart >= SMALLEST
+
+
+def test_of_many_patients_some_are_explained_and_not_all_but_a_few() -> None:
+    for num_patients, num_explained in (
+        (MOST_PATIENTS, MOST_PATIENTS),
+        (MOST_PATIENTS + 1, MOST_PATIENTS - 9),
+        (MOST_PATIENTS + 10, MOST_PATIENTS),
+        (5 * MOST_PATIENTS, MOST_PATIENTS),
+    ):
+        known = np.arange(100, 100 + num_patients)
+        chosen = explained(known, 10)
+        assert len(np.unique(chosen)) == num_explained
+        assert set(chosen) <= set(known)
+        assert num_patients - num_explained == 0 or num_patients - num_explained >= 10
+
+
+# Of a real model.
+
+ASKED = study_of(outcomes=MORE_OUTCOMES, evaluation={"attributions": True})
+POLICY = Policy(allow_without_privacy=True, smallest_group=5)
+
+
+def _told(policy: Policy = POLICY, study=ASKED, **fields: Any) -> tuple[Any, Any]:
+    subject = subject_of(study, **fields)
+    outcomes = subject.test.cohort.outcomes
+    sums = attribution_sums(judge_of(subject), outcomes, members={}, told={}, policy=policy)
+    return subject, sums
+
+
+def test_sums_are_over_the_patients_whose_outcome_is_known() -> None:
+    test = cohort_of(ASKED, 40, seed=2, unknown=0.4)
+    subject, sums = _told(test=test)
+    assert list(sums) == list(ASKED.outcomes)
+    columns = [(c.granularity, c.feature) for c in columns_of(ASKED)]
+    for name, told in sums.items():
+        index = np.flatnonzero(test.outcomes[name]["known_B"])
+        assert 5 <= len(index) < 40
+        found = attributions(judge_of(subject), name, index)
+        most = bound_of(ASKED.outcomes[name])
+        by_feature = dict(zip(found.features, found.value_BF.T, strict=True))
+        for key, value_B in by_feature.items():
+            f = columns.index(key)
+            if told.sums[PATIENTS][f]:
+                expected = np.abs(np.clip(value_B, -most, most)).sum()
+                assert told.sums[ABSOLUTE][f] == pytest.approx(expected, rel=1 / 256)
+                assert told.sums[PATIENTS][f] <= len(index)
+        assert np.count_nonzero(told.sums[PATIENTS]) > len(columns) / 2
+
+
+def test_who_has_what_and_which_values_are_high() -> None:
+    subject = subject_of(ASKED)
+    index = np.arange(40)
+    has = has_of(subject.test.patients, ASKED, index)
+    signs = signs_of(judge_of(subject), index)
+    for name, part in ASKED.granularities.items():
+        arrays = subject.test.cohort.arrays[name]
+        assert (has[name, None] == arrays["present_B"]).all()
+        for place, feature in enumerate(part.numeric):
+            observed_B = arrays["observed_BF"][:, place] & arrays["present_B"]
+            assert (has[name, feature] == observed_B).all()
+            low, high = part.numeric[feature].range
+            above_B = arrays["numeric_BF"][:, place] >= (low + high) / 2
+            assert (signs[name, feature][observed_B] == np.where(above_B, 1, -1)[observed_B]).all()
+
+
+def test_nothing_is_worked_out_that_the_policy_or_the_privacy_of_patients_forbids() -> None:
+    listed = Policy(allow_without_privacy=True, smallest_group=5, metrics=("confusion",))
+    assert _told(listed)[1] == {}
+    one = (*listed.metrics, "attributions.event.attributed_patients")
+    assert list(_told(listed.model_copy(update={"metrics": one}))[1]) == ["event"]
+    private = with_patient_privacy(
+        study_of(evaluation={"attributions": True}), epsilon=3, delta=1e-4
+    )
+    assert _told(study=private)[1] == {}
+    assert _told(study=study_of())[1] == {}
+    few = cohort_of(ASKED, 4, seed=2)
+    assert _told(test=few)[1] == {}
+
+
+def test_means_follow_from_merged_sums() -> None:
+    one = EvaluationSums(sums={PATIENTS: np.array([10.0, 0.0]), ABSOLUTE: np.array([5.0, 0.0])})
+    other = EvaluationSums(
+        sums={
+            PATIENTS: np.array([30.0, 0.0]),
+            ABSOLUTE: np.array([3.0, 0.0]),
+            DIRECTED: np.array([-3.0, 0.0]),
+        }
+    )
+    merged = means_of(one + other)
+    assert merged["mean_absolute"][0] == 8 / 40
+    assert np.isnan(merged["mean_absolute"][1])
+    # One hospital kept it back: a mean over some would pass for one over all.
+    assert np.isnan(merged["direction"]).all()
+    assert means_of(other)["direction"][0] == -1
