@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import client.cli_keys
+import client.cli_pretrained
 import client.cli_study
 import client.cli_up
 import client.node
@@ -167,6 +168,7 @@ def mount(app: typer.Typer) -> None:
     app.command("ledger", rich_help_panel="For a hospital")(ledger)
     app.command("predict", rich_help_panel="For a hospital")(predict)
     client.cli_study.mount(app)
+    client.cli_pretrained.mount(app)
     site = typer.Typer(help="This hospital's keys, its processes, and its place in a consortium.")
     site.command("keys")(client.cli_keys.site_keys)
     site.command("join")(client.cli_keys.site_join)

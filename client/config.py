@@ -11,6 +11,9 @@ from client.policy import Policy
 from common.contract import SITE_NAME_PATTERN, Section, read_toml
 from common.errors import SiteConfigError
 
+# A zero byte is in no path; the operating system's own refusal would be an exception.
+PathText = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
 
 class SiteIdentity(Section):
     """Who this site is, and where it keeps its own books.
@@ -26,7 +29,7 @@ class SiteIdentity(Section):
 
     name: Annotated[str, Field(pattern=SITE_NAME_PATTERN)]
     dataset_id: Annotated[str, Field(min_length=1, max_length=200)]
-    state_dir: str
+    state_dir: PathText
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$")] = "auto"
     threads: Annotated[int, Field(strict=True, ge=0, le=1024)] = 0
 
@@ -39,14 +42,17 @@ class DataFiles(Section):
         files: the file of a granularity, by its name in the study. Without it, the file of that
             name (vitals.csv, notes.parquet, genomics.vcf.gz, …) is looked for; a tabular
             granularity without one has its columns in the patients' table.
+        pretrained: the folder with the weights that a study wants a granularity to be read by, by
+            the granularity's name.
         lacks: granularities and outcomes of a study that this hospital does not record at all, of
             any patient: a fact about the hospital, which a private study tells the coordinator.
         identifiers: what to do with columns and texts that look like direct identifiers (names,
             record numbers, birth dates, phones): "mask" them, with a warning, or "refuse" the file.
     """
 
-    patients: str = ""
-    files: dict[str, str] = Field(default_factory=dict)
+    patients: PathText = ""
+    files: dict[str, PathText] = Field(default_factory=dict)
+    pretrained: dict[str, PathText] = Field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     identifiers: Literal["mask", "refuse"] = "mask"
 
@@ -61,7 +67,12 @@ class SiteFile(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SiteConfig:
-    """`site.toml`, validated, with its paths resolved."""
+    """`site.toml`, validated, with its paths resolved.
+
+    Attributes:
+        embeddings_dir: in the state_dir of `site.toml`, that of a simulation included: what
+            pretrained weights made of a patient is the same in every run.
+    """
 
     folder: Path
     name: str
@@ -71,6 +82,8 @@ class SiteConfig:
     state_dir: Path
     patients: Path
     files: Mapping[str, Path]
+    pretrained: Mapping[str, Path]
+    embeddings_dir: Path
     lacks: frozenset[str]
     identifiers: Literal["mask", "refuse"]
     policy: Policy
@@ -113,6 +126,8 @@ def load_site_config(site_dir: Path) -> SiteConfig:
         state_dir=state_dir,
         patients=_patients_table(folder, file.data.patients),
         files={name: folder / path for name, path in file.data.files.items()},
+        pretrained={name: folder / path for name, path in file.data.pretrained.items()},
+        embeddings_dir=state_dir / "embeddings",
         lacks=frozenset(file.data.lacks),
         identifiers=file.data.identifiers,
         policy=file.policy,

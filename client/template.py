@@ -26,6 +26,7 @@ patients = "patients.csv"        # one row per patient: patient_id, outcomes, ta
 identifiers = "mask"             # names, phones, record numbers: "mask", or "refuse" the file
 # A granularity is read from the file of its name (vitals.csv, notes.parquet, imaging.csv that lists
 # files in imaging/, genomics.vcf.gz, …). Another file: files = {{ vitals = "export/bp.csv" }}
+# Weights that a study wants notes to be read by: pretrained = {{ notes = "/srv/weights" }}
 lacks = []                       # granularities and outcomes that this hospital never records:
                                  # a private study tells it, because the data must not
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -12,6 +12,15 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _check_word(value: str) -> str:
+    if not value.isalnum() or value != value.casefold():
+        raise ValueError("expected a word of small letters and digits")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_check_word)]
 
 
 def check_range(value: tuple[float, float]) -> tuple[float, float]:

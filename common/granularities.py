@@ -7,12 +7,13 @@ anything learned from patients.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.augmentation import ImageAugmentation, SeriesAugmentation
 from common.contract import Section
 from common.features import CategoricalFeature, Feature, NumericFeature
-from common.fields import Count, Finite, Fraction, Name, Positive, check_range
+from common.fields import Count, Finite, Fraction, Name, Positive, Word, check_range
+from common.pretrained import Pretrained
 
 
 class Granularity(Section):
@@ -196,13 +197,13 @@ class TokenGranularity(Granularity):
 
     Attributes:
         max_tokens: the tokens of a patient that are used.
-        encoder: "lstm", "transformer", or "bag" (the mean of the embeddings).
+        encoder: "lstm", "transformer", "bag" (the mean of the embeddings); of notes "pretrained".
         hidden: width of the token embeddings and of the encoder's layers.
         num_heads: of the Transformer; it must divide `hidden`.
     """
 
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=8192)] = 128
-    encoder: Literal["lstm", "transformer", "bag"] = "bag"
+    encoder: Literal["lstm", "transformer", "bag", "pretrained"] = "bag"
     # Layer normalisation of a single number is a constant.
     hidden: Annotated[int, Field(strict=True, ge=2)] = 32
     num_layers: Count = 1
@@ -223,15 +224,6 @@ class TokenGranularity(Granularity):
         raise NotImplementedError
 
 
-def _check_word(value: str) -> str:
-    if not value.isalnum() or value != value.casefold():
-        raise ValueError("expected a word of small letters and digits")
-    return value
-
-
-Word = Annotated[str, AfterValidator(_check_word)]
-
-
 class NotesGranularity(TokenGranularity):
     """Texts of a patient, joined in the order of their minutes (or of the file).
 
@@ -243,6 +235,8 @@ class NotesGranularity(TokenGranularity):
         vocabulary: public words with a code each; any other word is unknown. It replaces hashing.
         masked_words: words that would give the outcome away ("deceased"); they become unknown.
         start_minutes, end_minutes: notes with a time outside of [start, end) are not used.
+        pretrained: the weights of encoder "pretrained", whose tokens are parts of words; no other
+            encoder looks at them.
     """
 
     kind: Literal["notes"]
@@ -251,6 +245,8 @@ class NotesGranularity(TokenGranularity):
     masked_words: tuple[Word, ...] = ()
     start_minutes: Finite | None = None
     end_minutes: Finite | None = None
+    # Left out where nothing is asked, so that older studies keep their hash.
+    pretrained: Annotated[Pretrained | None, Field(exclude_if=lambda value: value is None)] = None
 
     @model_validator(mode="after")
     def _window_and_words_make_sense(self) -> Self:
@@ -261,6 +257,8 @@ class NotesGranularity(TokenGranularity):
             )
         if len(set(self.vocabulary)) != len(self.vocabulary):
             raise ValueError("expected words in vocabulary that differ from one another")
+        if self.encoder == "pretrained" and self.pretrained is None:
+            raise ValueError("expected a table pretrained with the digest and width of the weights")
         return self
 
     @property
@@ -280,6 +278,7 @@ class SequencesGranularity(TokenGranularity):
     """
 
     kind: Literal["sequences"]
+    encoder: Literal["lstm", "transformer", "bag"] = "bag"
     k: Annotated[int, Field(strict=True, ge=1, le=8)] = 3
     stride: Count = 1
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,14 +22,24 @@ def bench_engine(
     flower: Annotated[
         bool, typer.Option(help="Also measure Flower's runtime, which starts Ray.")
     ] = True,
+    study: Annotated[
+        str | None, typer.Option(help="With --sites: this study and these hospitals alone.")
+    ] = None,
+    sites: Annotated[Path | None, typer.Option(help="Folder of site folders.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The in-process engine against a plain loop, and against Flower's simulation runtime."""
+    if (study is None) != (sites is None):
+        raise typer.BadParameter("expected both --study and --sites, or neither")
     from simulations.bench.engine import bench_engine as measure
+    from simulations.bench.engine import bench_study
     from simulations.bench.report import engine_table
 
     console = Console(stderr=True)
-    result = measure(full=full, flower=flower, echo=lambda line: console.print(f"… {line}"))
+    if study is not None and sites is not None:
+        result = bench_study(study, sites)
+    else:
+        result = measure(full=full, flower=flower, echo=lambda line: console.print(f"… {line}"))
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:

@@ -16,7 +16,7 @@ from client.sources.markers import MARKERS
 from client.sources.notes import NOTES
 from client.sources.sequences import SEQUENCES
 from client.sources.series import SERIES
-from client.sources.source import GranularityArrays, Reader, Source
+from client.sources.source import GranularityArrays, Reader, Source, Weights
 from client.sources.tables import TABULAR, read_tabular
 from common.granularities import AnyGranularity, TabularGranularity
 
@@ -73,7 +73,13 @@ def read_granularity(
         finding = error(where, "the file that it names", "none", "Correct the name, or remove it.")
         return reader.absent(granularity, len(ids)), [finding]
     if path is not None:
-        source = Source(granularity=name, path=path, ids=ids, identifiers=config.identifiers)
+        source = Source(
+            granularity=name,
+            path=path,
+            ids=ids,
+            identifiers=config.identifiers,
+            weights=_weights(config, name),
+        )
         arrays, findings = reader.read(source, granularity)
         return arrays, ambiguous + findings
     if isinstance(granularity, TabularGranularity):
@@ -81,3 +87,10 @@ def read_granularity(
     expected = f"a file of granularity {name} ({', '.join(s.lstrip('.') for s in reader.suffixes)})"
     finding = warning(config.folder.name, expected, "none", "This site takes part without it.")
     return reader.absent(granularity, len(ids)), [finding]
+
+
+def _weights(config: SiteConfig, name: str) -> Weights | None:
+    folder = config.pretrained.get(name)
+    if folder is None:
+        return None
+    return Weights(folder=folder, embeddings_dir=config.embeddings_dir, device=config.device)

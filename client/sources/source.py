@@ -23,6 +23,21 @@ Identifiers = Literal["mask", "refuse"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Pretrained weights at a hospital.
+
+    Attributes:
+        folder: where they lie.
+        embeddings_dir: where what they made of patients is kept.
+        device: as in `site.toml`.
+    """
+
+    folder: Path
+    embeddings_dir: Path
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Where one granularity of a site is read from.
 
@@ -32,12 +47,14 @@ class Source:
         ids: the patients of the site, in the order of axis B; all different.
         identifiers: what to do with text that looks like a direct identifier: mask it, and warn, or
             refuse the file.
+        weights: pretrained ones for this granularity, where `site.toml` names some.
     """
 
     granularity: str
     path: Path
     ids: pd.Index
     identifiers: Identifiers = "mask"
+    weights: Weights | None = None
 
 
 G = TypeVar("G", bound=Granularity)

@@ -13,6 +13,7 @@ from common.granularities import (
 from common.models.contract import Encoder
 from common.models.images import ImagesEncoder
 from common.models.markers import MarkersEncoder
+from common.models.pretrained import PretrainedEncoder
 from common.models.series import SeriesEncoder, SummaryEncoder
 from common.models.tabular import TabularEncoder
 from common.models.tokens import BagEncoder, LSTMEncoder, TransformerEncoder
@@ -35,6 +36,8 @@ def build_encoder(granularity: AnyGranularity, width: int, dropout: float) -> En
             return ImagesEncoder(granularity, width, dropout)
         case MarkersGranularity():
             return MarkersEncoder(granularity, width, dropout)
+        case NotesGranularity(encoder="pretrained"):
+            return PretrainedEncoder(granularity, width, dropout)
         case NotesGranularity() | SequencesGranularity():
             return _token_encoder(granularity, width, dropout)
 
@@ -47,3 +50,5 @@ def _token_encoder(granularity: TokenGranularity, width: int, dropout: float) ->
             return LSTMEncoder(granularity, width, dropout)
         case "transformer":
             return TransformerEncoder(granularity, width, dropout)
+        case "pretrained":
+            raise ValueError("expected an encoder of token codes, found one of embeddings")

@@ -10,24 +10,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file
-
-from common.arrays import Arrays, size_of
+from common.arrays import size_of
 from common.errors import RunError
 from common.models.patient_model import PatientModel, trainable_manifest
 from common.study import Study
 from common.study_file import load_study, override, study_to_toml
 from server.journal import read_journal
-from simulations.bench.plain_loop import plain_loop, read_sites
+from simulations.bench.rounds import rounds_of
 from simulations.cohort import varied_sites, write_cohort
-from simulations.simulate import Simulation, simulate
 
 _SEED = 0
 
@@ -92,41 +89,28 @@ def bench_engine(
     return {"cases": cases}
 
 
-def per_round(case: Case, folder: Path) -> list[dict[str, Any]]:
-    """Two cases, without and with waiting for the disk: seconds a round of both loops.
+def bench_study(name: str, sites: Path, *, rounds: int = 4, repetitions: int = 3) -> dict[str, Any]:
+    """Per round against a plain loop, of a study and hospitals that are there already.
 
-    A round of the engine is all that happens between the ends of two rounds: messages, checks,
-    journal, checkpoint and the simulation's exact metrics included.
+    Args:
+        name: of a shipped study, or the path of a study file.
+    """
+    study = override(load_study(name), training__rounds=rounds)
+    with tempfile.TemporaryDirectory(prefix="wardround-bench-") as folder:
+        figures = rounds_of(study, sites, Path(folder), repetitions=repetitions)
+    return {"cases": [{**_size_of(study), **case} for case in figures]}
+
+
+def per_round(case: Case, folder: Path) -> list[dict[str, Any]]:
+    """Two cases of simulated hospitals, as `rounds_of` describes.
 
     Raises:
         RunError: the engine and the plain loop disagree in a bit of the model.
     """
     study, sites = _study(case), _sites(case.num_sites, folder)
-    plain_sites = read_sites(study, sites)
-    plain_s: list[float] = []
-    engine_s: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(case.repetitions):
-        expected = plain_loop(study, plain_sites)
-        plain_s += expected.seconds[1:]
-        for is_durable, seconds in engine_s.items():
-            with tempfile.TemporaryDirectory(dir=folder) as out:
-                seconds += _engine_seconds(study, sites, Path(out), is_durable)
-                _check_equal(Path(out) / "model.safetensors", expected.model)
-    plain = statistics.median(plain_s)
     return [
-        {
-            "kind": "per_round",
-            **_facts(case, study),
-            "durable": is_durable,
-            "site_seconds": plain / case.num_sites,
-            "plain_seconds_per_round": plain,
-            "ours_seconds_per_round": statistics.median(seconds),
-            "ours_over_plain_per_round": statistics.median(seconds) / plain,
-            "overhead_ms_per_message": (statistics.median(seconds) - plain) / case.num_sites * 1e3,
-            "num_rounds_measured": len(seconds),
-            "same_model": True,
-        }
-        for is_durable, seconds in engine_s.items()
+        {**_facts(case, study), **figures}
+        for figures in rounds_of(study, sites, folder, repetitions=case.repetitions)
     ]
 
 
@@ -212,28 +196,6 @@ def _command(study: Study, sites: Path, out: Path, engine: str) -> _Timed:
     )
 
 
-def _engine_seconds(study: Study, sites: Path, out: Path, is_durable: bool) -> Iterator[float]:
-    ends: list[float] = []
-
-    def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "round_finished":
-            ends.append(time.perf_counter())
-
-    simulation = Simulation(study=study, sites=sites, out=out, durable=is_durable)
-    simulate(simulation, listeners=[listen])
-    return (after - before for before, after in pairwise(ends))
-
-
-def _check_equal(path: Path, expected: Arrays) -> None:
-    found = load_file(path)
-    for name, values in expected.unpack().items():
-        if found[name].tobytes() != values.tobytes():
-            raise RunError(
-                f"Expected the model of the plain loop, bit for bit, found another {name}. "
-                "The figures would compare different work; report this."
-            )
-
-
 def _study(case: Case) -> Study:
     table = override(load_study("demo"), training__rounds=case.rounds, training__seed=_SEED)
     training = table.training.model_copy(
@@ -251,9 +213,12 @@ def _sites(num_sites: int, folder: Path) -> Path:
 
 
 def _facts(case: Case, study: Study) -> dict[str, Any]:
+    return {"sites": case.num_sites, **_size_of(study)}
+
+
+def _size_of(study: Study) -> dict[str, Any]:
     return {
-        "sites": case.num_sites,
         "parameters": size_of(trainable_manifest(PatientModel(study))),
-        "local_steps": case.local_steps,
-        "rounds": case.rounds,
+        "local_steps": study.training.local_steps,
+        "rounds": study.training.rounds,
     }

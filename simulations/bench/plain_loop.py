@@ -15,11 +15,11 @@ import torch
 
 from client.config import load_site_config
 from client.data import Cohort, read_cohort
-from client.egress import released_counts, released_moments
 from client.evaluation import evaluate, outcomes_of, predict_at_site
 from client.normalise import moments_of
 from client.policy import Policy
 from client.training import Patients, to_device, train
+from client.withholding import released_counts, released_moments
 from common.arrays import Arrays
 from common.errors import StudyError
 from common.metrics.evaluation import statistics_of

@@ -12,6 +12,7 @@ _PER_ROUND = {
     "plain_seconds_per_round": "plain loop, s a round",
     "ours_seconds_per_round": "ours, s a round",
     "ours_over_plain_per_round": "ours / plain",
+    "ours_over_plain_processor_per_round": "processor time",
     "overhead_ms_per_message": "ms a message",
 }
 _END_TO_END = {
@@ -74,4 +75,6 @@ def private_step_table(result: dict[str, Any]) -> list[Table]:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -11,10 +11,12 @@ from common.granularities import (
     AnyGranularity,
     ImagesGranularity,
     MarkersGranularity,
+    NotesGranularity,
     SeriesGranularity,
     TabularGranularity,
     TokenGranularity,
 )
+from common.pretrained import Pretrained
 
 Part = dict[str, Tensor]
 
@@ -38,7 +40,12 @@ _TABLES: dict[str, dict[str, Any]] = {
     },
     "images": {"size": [9, 8], "max_images": 2, "channels": [4, 6]},
     "markers": {"markers": [f"m{i}" for i in range(11)], "hidden": [4]},
-    "notes": {"num_buckets": 20, "max_tokens": 8, "hidden": 4},
+    "notes": {
+        "num_buckets": 20,
+        "max_tokens": 8,
+        "hidden": 4,
+        "pretrained": {"digest": "0" * 64, "width": 6},
+    },
     "sequences": {"k": 2, "max_tokens": 8, "hidden": 4, "num_layers": 2},
 }
 
@@ -96,6 +103,8 @@ def patients_of(granularity: AnyGranularity, num_patients: int, seed: int = 0) -
         case MarkersGranularity():
             part["numeric_BF"] = 2 * uniform(len(granularity.markers))
             part["observed_BF"] = uniform(len(granularity.markers)) < 0.7
+        case NotesGranularity(encoder="pretrained", pretrained=Pretrained(width=width)):
+            part["embedding_BE"] = uniform(width)
         case TokenGranularity():
             codes = 1 + (uniform(granularity.max_tokens) * (granularity.num_codes - 1)).long()
             length_B1 = (uniform(1) * (granularity.max_tokens + 1)).long()
