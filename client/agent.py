@@ -36,6 +36,7 @@ from common import wire
 from common.code_version import code_fingerprint
 from common.errors import DataError, MessageError, SiteConfigError, WardroundError
 from common.signing import SigningKey
+from common.wire_limits import check_bytes
 
 if TYPE_CHECKING:
     from client.site import Site
@@ -59,9 +60,10 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def answer_bytes(site: "Site", records: bytes, kind: wire.TaskKind) -> bytes:
     """The site's reply to a task, both as Flower's records in protobuf.
 
-    What is no task, or one of another kind, is answered by a refusal code.
+    What is no task, one of another kind, or larger than any task, is answered by a refusal code.
     """
     try:
+        check_bytes(records, site.most_task_bytes)
         task = wire.task_from_records(wire.records_from_bytes(records))
         if task.kind is not kind:
             raise MessageError("Expected a task of the envelope's kind, found another.")

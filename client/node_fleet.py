@@ -2,21 +2,19 @@
 
 Flower's `http_request_response` is not used: it ends its own process by a signal when the server
 says 401, exits when the first call fails, retries without end where nobody can watch it, and reads
-answers of any size. What lies below it (`FleetHttpClient`, the node's authentication, the objects'
-form) is Flower's own. Nothing here fetches or runs a bundle: the Fleet API hands out messages
-without it.
+answers of any size. What lies below it (`FleetHttpClient`, the objects' form) is Flower's own.
+Nothing here fetches or runs a bundle: the Fleet API hands out messages without it.
 """
 
 import ssl
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -24,17 +22,18 @@ from flwr.proto.fleet_pb2 import (
     DeactivateNodeRequest,
     PullMessagesRequest,
     PushMessagesRequest,
+    PushMessagesResponse,
     RegisterNodeFleetRequest,
     UnregisterNodeFleetRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
+    ObjectTree,
     PullObjectRequest,
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     get_all_nested_objects,
@@ -44,11 +43,13 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from client.node_auth import NodeAuth
+from client.node_faults import NotRecognised, Rejected, Unreachable, meaning_of
 from client.node_http import Bounded
 from client.node_objects import MAX_CONTENT_BYTES, Outgoing, Pulled
 from common.errors import MessageError
+from common.one_piece import ASKED, is_small, tree_of
 
 # The least that a SuperLink takes. It counts a node as gone after twice this time without one.
 HEARTBEAT_INTERVAL_S = 10.0
@@ -56,27 +57,6 @@ _IO_TIMEOUT_S = 15.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 _OBJECTS_TIMEOUT_S = 120.0
-_MOST_ERROR_CHARS = 400
-
-
-class Unreachable(Exception):  # noqa: N818  # what is so, not what went wrong
-    """The SuperLink did not answer, or not as one: connect anew, later.
-
-    Attributes:
-        may_have_arrived: whether the SuperLink may have done what it was asked.
-    """
-
-    def __init__(self, text: str, *, may_have_arrived: bool = True) -> None:
-        super().__init__(text)
-        self.may_have_arrived = may_have_arrived
-
-
-class NotRecognised(Exception):  # noqa: N818
-    """The SuperLink does not know this node any more: join anew."""
-
-
-class Rejected(Exception):  # noqa: N818
-    """The SuperLink does not want this message any more: its run has ended, for example."""
 
 
 R = TypeVar("R")
@@ -107,7 +87,7 @@ class Fleet:
         self._bounded = Bounded(http)
         self._client = FleetHttpClient(
             f"{'http' if tls is None else 'https'}://{superlink}",
-            interceptors=[NodeAuthHttpInterceptor(key, key.public_key()), self._bounded],
+            interceptors=[NodeAuth(key), self._bounded],
             verify=verify,
             timeout=_IO_TIMEOUT_S,
         )
@@ -177,6 +157,8 @@ class Fleet:
 
     def fetch(self, pulled: Pulled, *, stop: threading.Event) -> RecordDict:
         """The content of a message. Raises `MessageError` where it cannot be had, or be used."""
+        if pulled.is_whole:
+            return pulled.own_content()
         return pulled.content(self._objects(pulled, stop))
 
     def push(self, outgoing: Outgoing) -> None:
@@ -188,21 +170,29 @@ class Fleet:
         reply = outgoing.reply
         with no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id
+            if _is_sent_whole(reply):
+                self._announce(outgoing, reply, tree_of(reply))
+                return
             objects = get_all_nested_objects(reply)
             if outgoing.session_id and self._upload(outgoing, objects):
                 return
             bare = remove_content_from_message(reply) if reply.has_content() else reply
-            request = PushMessagesRequest(
-                node=self._node,
-                messages_list=[message_to_proto(bare)],
-                message_object_trees=[get_object_tree(reply)],
-                clientapp_runtime_list=[outgoing.seconds],
-            )
-            response = self._call(self._client.PushMessages, request)
+            response = self._announce(outgoing, bare, get_object_tree(reply))
             outgoing.session_id = response.session_id
             outgoing.missing = set(response.objects_to_push) & set(objects)
             if not self._upload(outgoing, objects):  # a new push opens another session
                 raise Unreachable("the SuperLink has closed the session of a reply")
+
+    def _announce(
+        self, outgoing: Outgoing, reply: Message, tree: ObjectTree
+    ) -> PushMessagesResponse:
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[message_to_proto(reply)],
+            message_object_trees=[tree],
+            clientapp_runtime_list=[outgoing.seconds],
+        )
+        return self._call(self._client.PushMessages, request)
 
     def _upload(self, outgoing: Outgoing, objects: dict[str, InflatableObject]) -> bool:
         """Sends what is missing; whether the session took all of it.
@@ -225,6 +215,8 @@ class Fleet:
 
     def confirm(self, pulled: Pulled) -> None:
         """Lets the SuperLink forget a message: after its reply, so that it can be had again."""
+        if pulled.is_whole:
+            return  # there is nothing that it keeps
         request = ConfirmMessageReceivedRequest(
             node=self._node,
             run_id=pulled.message.metadata.run_id,
@@ -266,7 +258,7 @@ class Fleet:
         try:
             return method(request)
         except httpx.HTTPStatusError as fault:
-            raise self._meaning_of(fault.response) from None
+            raise meaning_of(fault.response, server_date=self._bounded.server_date) from None
         except (httpx.HTTPError, ValueError, RuntimeError) as fault:  # the last: closed meanwhile
             is_certificate = "certificate" in str(fault).lower()
             hint = " (its certificate is not accepted)" if is_certificate else ""
@@ -275,21 +267,8 @@ class Fleet:
                 may_have_arrived=not isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout),
             ) from None
 
-    def _meaning_of(self, response: httpx.Response) -> Exception:
-        """What an HTTP error means for the node. Its text is the server's, and goes nowhere."""
-        status = response.status_code
-        if status == httpx.codes.UNAUTHORIZED:
-            return NotRecognised(f"the SuperLink does not know this key{self._skew()}")
-        if status >= 500 or status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.REQUEST_TIMEOUT):
-            return Unreachable(f"HTTP {status}")
-        # No more of it: a long one could be nested too deeply to be read.
-        error = FlowerError.from_json(response.text[:_MOST_ERROR_CHARS])
-        known = error is not None and error.code in set(ApiErrorCode)
-        return Rejected(ApiErrorCode(error.code).name if error and known else f"HTTP {status}")
 
-    def _skew(self) -> str:
-        """A hint where the two clocks differ by more than the SuperLink tolerates."""
-        if self._bounded.server_date is None:
-            return ""
-        skew_s = (datetime.now(UTC) - self._bounded.server_date).total_seconds()
-        return f"; this clock is {skew_s:+.0f} s off the server's" if abs(skew_s) > 4 else ""
+def _is_sent_whole(reply: Message) -> bool:
+    """Whether the coordinator has asked for replies in one piece, and this one can be such."""
+    is_asked = reply.metadata.group_id == ASKED
+    return is_asked and reply.has_content() and is_small(reply.content)

@@ -4,6 +4,7 @@ It must never raise for what the other side does or does not do, and never touch
 beyond its type and its ids.
 """
 
+import gc
 import logging
 import random
 import threading
@@ -16,13 +17,14 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
 from client.agent_client import MAX_MESSAGE_BYTES, SiteConnection
-from client.node_fleet import Fleet, NotRecognised, Rejected, Unreachable
+from client.node_content import for_coordinator, for_site
+from client.node_faults import NotRecognised, Rejected, Unreachable
+from client.node_fleet import Fleet
 from client.node_objects import Outgoing, Pulled
 from client.node_session import Session
 from client.node_threads import Beating, Question
 from common import wire
 from common.errors import MessageError, SiteProcessError
-from common.parcels import is_packed, packed, unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +49,15 @@ _MAX_LIVES = 3
 def pause_s(idle_s: float, last_gap_s: float) -> float:
     """How long a node waits before it asks for a message again.
 
-    Every question costs the SuperLink as much as a piece of a message, and rounds are alike: half
-    of the last gap is waited for at once, then a tenth of it at a time. So waiting adds about a
-    tenth to a round, and at most half of the last gap to one that is much shorter.
+    Every question costs the SuperLink as much as a message, and rounds are alike: three quarters
+    of the last gap are waited for at once, then a tenth of it at a time. So waiting adds about a
+    tenth to a round, and to one that is much shorter at most three quarters of the last gap.
 
     Args:
         idle_s: since the last message was answered.
         last_gap_s: between the answer before that and the message after it.
     """
-    wait_s = max(last_gap_s / 2 - idle_s, last_gap_s / 10, idle_s / 10, _FIRST_PAUSE_S)
+    wait_s = max(0.75 * last_gap_s - idle_s, last_gap_s / 10, idle_s / 10, _FIRST_PAUSE_S)
     return min(wait_s, _LONGEST_PAUSE_S)
 
 
@@ -211,6 +213,8 @@ class Node:
             logger.info("message %s has got %s", message_id, answer)
         self._forget()
         self._remember()
+        if not pulled.is_whole:
+            gc.collect()  # models are held in cycles of objects, up to three of them
         if self._is_site_gone:
             self._is_site_gone = False
             raise SiteGone
@@ -224,8 +228,7 @@ class Node:
                 raise MessageError(f"Expected to live through a message, died {_MAX_LIVES} times.")
             # Before any other answer: one that comes before all of a message has reached the
             # SuperLink makes the coordinator's push fail.
-            content = fleet.fetch(pulled, stop=self._stop)
-            asked = wire.records_to_bytes(unpacked(content))
+            asked, is_parcel = for_site(fleet.fetch(pulled, stop=self._stop))
             if metadata.message_type not in _KINDS:
                 raise MessageError("Expected a query, training or evaluation, found another type.")
             if len(asked) > MAX_MESSAGE_BYTES:
@@ -234,9 +237,8 @@ class Node:
             answer = self._ask_site(asked, metadata.message_type)
             if answer is None:
                 return None
-            records = wire.records_from_bytes(answer)
-            # A coordinator who has sent no parcel may not know what one is.
-            records = packed(records) if is_packed(content) else records
+            del asked
+            records = for_coordinator(answer, as_parcel=is_parcel)
             reply = Message(records, reply_to=pulled.message)
         except (MessageError, SiteProcessError) as fault:
             if self._stop.is_set():

@@ -19,6 +19,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from client.agent_client import MAX_MESSAGE_BYTES
 from common.errors import MessageError
 from common.flower_objects import check_arrays
+from common.one_piece import is_whole
 from common.wire import num_bytes
 
 # Names and framing come on top of the values, within the site process's limit.
@@ -28,7 +29,10 @@ _MAX_OBJECTS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Pulled:
-    """A message that was pulled, without its content, and the tree of the objects that it is."""
+    """A message that was pulled, and the tree of the objects that it is.
+
+    Its content is empty, unless it has come in one piece.
+    """
 
     message: Message
     tree: ObjectTree
@@ -61,7 +65,7 @@ class Pulled:
         return found
 
     def to_bytes(self) -> bytes:
-        """As protobuf, for `from_bytes`; without the content."""
+        """As protobuf, for `from_bytes`; with the content of a message in one piece alone."""
         response = PullMessagesResponse(
             messages_list=[message_to_proto(self.message)], message_object_trees=[self.tree]
         )
@@ -75,6 +79,15 @@ class Pulled:
             if len(seen) > _MAX_OBJECTS:
                 raise MessageError(f"Expected at most {_MAX_OBJECTS} objects, found more.")
         return list(seen)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the message has come in one piece, so that there are no objects to be had."""
+        return is_whole(self.message)
+
+    def own_content(self) -> RecordDict:
+        """The records of a message in one piece. Raises `MessageError` for more than the limit."""
+        return _checked(self.message.content)
 
     def content(self, objects: dict[str, bytes]) -> RecordDict:
         """The records that the objects are. Empties `objects`.
@@ -90,9 +103,7 @@ class Pulled:
         if content is None:
             raise MessageError("Expected the objects of a message, found others.")
         # Of one array under many names there is one copy here, and many in the bytes.
-        if num_bytes(content) > MAX_CONTENT_BYTES:
-            raise MessageError(f"Expected content of at most {MAX_CONTENT_BYTES} bytes.")
-        return content
+        return _checked(content)
 
 
 @dataclass(kw_only=True)
@@ -109,6 +120,12 @@ class Outgoing:
     seconds: float
     session_id: str = ""
     missing: set[str] = field(default_factory=set)
+
+
+def _checked(content: RecordDict) -> RecordDict:
+    if num_bytes(content) > MAX_CONTENT_BYTES:
+        raise MessageError(f"Expected content of at most {MAX_CONTENT_BYTES} bytes.")
+    return content
 
 
 def _malformed(expected: str, fault: Exception) -> MessageError:

@@ -2,8 +2,8 @@
 
 A SuperLink hands out a message once. Who has pulled it and dies would leave the round waiting; the
 next connector of this site finds it here, asks the site again (which answers from its sealed
-replies) and sends the reply. The message's content, the model, is not stored here: the SuperLink
-keeps it until the reply is there.
+replies) and sends the reply. A large message's content, the model, is not stored here: the
+SuperLink keeps it until the reply is there. What came in one piece it does not.
 """
 
 import base64
@@ -46,7 +46,7 @@ class Session:
         - What is remembered for another SuperLink or another key is not used.
         - A damaged file is an empty one.
         - A copy of the file, on another machine or in another folder, is told from the original.
-        - The file holds no content of a message.
+        - The file holds no content of a message, but of one that came in one piece.
     """
 
     def __init__(self, path: Path, *, superlink: str, key_digest: str) -> None:

@@ -5,7 +5,8 @@ import threading
 import time
 
 from client.agent_client import SiteConnection
-from client.node_fleet import Fleet, NotRecognised, Rejected, Unreachable
+from client.node_faults import NotRecognised, Rejected, Unreachable
+from client.node_fleet import Fleet
 from common.errors import SiteProcessError
 
 logger = logging.getLogger(__name__)

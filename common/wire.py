@@ -20,6 +20,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from common.arrays import Arrays, Block
 from common.errors import MessageError
 from common.receipts import Countersigned, Receipt
+from common.wire_limits import MOST_MANIFEST_CHARS, check_values
 
 SCHEMA = 3
 _STYPE = "wardround.flat"
@@ -151,6 +152,7 @@ def records_from_bytes(data: bytes) -> RecordDict:
         proto.DiscardUnknownFields()
         if proto.ByteSize() != num_known:
             raise MessageError("Expected known fields of protobuf alone, found others.")
+        check_values(proto)
         return recorddict_from_proto(proto)
     except MessageError:
         raise
@@ -315,8 +317,10 @@ def _manifest(text: object) -> tuple[Block, ...]:
 
     Threat: S1-4, C-1. Refuses: MESSAGE_MALFORMED.
     """
+    if not isinstance(text, str) or len(text) > MOST_MANIFEST_CHARS:
+        raise MessageError("Expected a manifest of names and shapes, found something else.")
     try:
-        rows = json.loads(text) if isinstance(text, str) else None
+        rows = json.loads(text)
     except (ValueError, RecursionError):
         rows = None
     if not isinstance(rows, list) or len(rows) > _MAX_BLOCKS:

@@ -11,6 +11,7 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from common.arrays import Manifest
 from common.code_version import code_fingerprint, release
 from common.errors import RunError, StudyError, WardroundError
 from common.files import write_atomically
@@ -85,6 +86,11 @@ class Run:
     key: SigningKey | None = None
     receipts: Path | None = None
 
+    @property
+    def journal_path(self) -> Path:
+        """Where its events are written."""
+        return self.folder / "journal.jsonl"
+
     def __post_init__(self) -> None:
         signing = self.correspondence.key
         if signing and self.key and signing.public_key != self.key.public_key:
@@ -97,6 +103,20 @@ class Run:
                 "Expected --resume or --init-from, found both. A run that goes on starts from its "
                 "own checkpoint: leave --init-from out."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Beginning:
+    """Where a run begins.
+
+    Attributes:
+        resumed: the checkpoint that it goes on from.
+        start: the model of a run without one, and what of it comes from another model.
+    """
+
+    run_id: str
+    resumed: Checkpoint | None
+    start: Transfer
 
 
 def execute(
@@ -118,56 +138,21 @@ def execute(
     """
     torch.set_num_threads(1)
     check_private(run.study)
-    journal_path = run.folder / "journal.jsonl"
-    checkpoints = CheckpointFolder(run.folder / "checkpoints", durable=run.durable)
     if not run.resume:
         check_unused(run.folder)
-    run_id, resumed = _beginning(run, checkpoints, journal_path)
     model = PatientModel(run.study)
-    start = Transfer(model=state_of(model), taken=frozenset(), left={})
-    if resumed is None:
-        start = _start(run, start)
+    checkpoints = CheckpointFolder(run.folder / "checkpoints", durable=run.durable)
+    beginning = _beginning(run, model, checkpoints)
     write_atomically(
         run.folder / "study.toml", study_to_toml(run.study).encode(), durable=run.durable
     )
-    journal = Journal(journal_path, durable=run.durable, listeners=listeners)
+    journal = Journal(run.journal_path, durable=run.durable, listeners=listeners)
     try:
-        journal.write(
-            "run_resumed" if run.resume else "run_started",
-            run_id=run_id,
-            study=run.study.model_dump(mode="json"),
-            study_hash=run.study.hash,
-            seed=run.study.training.seed,
-            num_rounds=run.study.training.rounds,
-            round=0 if resumed is None else resumed.round,
-            engine=run.engine,
-            release=release(),
-            code=code_fingerprint(),
-        )
-        if start.taken:
-            journal.write("transferred", taken=sorted(start.taken), left=dict(start.left))
-        history = list(read_journal(journal_path))
-        strategy = BlockwiseStrategy(
-            study=run.study,
-            run_id=run_id,
-            manifest=trainable_manifest(model),
-            journal=journal,
-            checkpoints=checkpoints,
-            resumed=resumed,
-            transferred=start.taken,
-            combining=combining_of(
-                run.study,
-                manifest=trainable_manifest(model),
-                journal=journal,
-                history=history,
-                source=run.noise,
-            ),
-            receipts=_receipts(run, history),
-            correspondence=run.correspondence,
-        )
+        _announce(run, beginning, journal)
+        strategy = _strategy(run, beginning, trainable_manifest(model), journal, checkpoints)
         result = strategy.start(
             grid,
-            arrays_to_record(start.model),
+            arrays_to_record(beginning.start.model),
             num_rounds=run.study.training.rounds,
             # Within one process a site works while it is waited for, and cannot be late.
             timeout=inf if run.engine == "in-process" else run.study.strategy.round_timeout_s,
@@ -187,9 +172,58 @@ def execute(
     write_report(run.folder)
 
 
-def _beginning(
-    run: Run, checkpoints: CheckpointFolder, journal: Path
-) -> tuple[str, Checkpoint | None]:
+def _beginning(run: Run, model: PatientModel, checkpoints: CheckpointFolder) -> _Beginning:
+    run_id, resumed = _resumed(run, checkpoints)
+    start = Transfer(model=state_of(model), taken=frozenset(), left={})
+    if resumed is None:
+        start = _start(run, start)
+    return _Beginning(run_id=run_id, resumed=resumed, start=start)
+
+
+def _announce(run: Run, beginning: _Beginning, journal: Journal) -> None:
+    """Writes what begins, or goes on, at the head of its events."""
+    start, resumed = beginning.start, beginning.resumed
+    journal.write(
+        "run_resumed" if run.resume else "run_started",
+        run_id=beginning.run_id,
+        study=run.study.model_dump(mode="json"),
+        study_hash=run.study.hash,
+        seed=run.study.training.seed,
+        num_rounds=run.study.training.rounds,
+        round=0 if resumed is None else resumed.round,
+        engine=run.engine,
+        release=release(),
+        code=code_fingerprint(),
+    )
+    if start.taken:
+        journal.write("transferred", taken=sorted(start.taken), left=dict(start.left))
+
+
+def _strategy(
+    run: Run,
+    beginning: _Beginning,
+    manifest: Manifest,
+    journal: Journal,
+    checkpoints: CheckpointFolder,
+) -> BlockwiseStrategy:
+    history = list(read_journal(run.journal_path))
+    return BlockwiseStrategy(
+        study=run.study,
+        run_id=beginning.run_id,
+        manifest=manifest,
+        journal=journal,
+        checkpoints=checkpoints,
+        resumed=beginning.resumed,
+        transferred=beginning.start.taken,
+        combining=combining_of(
+            run.study, manifest=manifest, journal=journal, history=history, source=run.noise
+        ),
+        receipts=_receipts(run, history),
+        correspondence=run.correspondence,
+    )
+
+
+def _resumed(run: Run, checkpoints: CheckpointFolder) -> tuple[str, Checkpoint | None]:
     """The run's id, and the checkpoint to go on from.
 
     A run that ended while hospitals enrolled has none, and begins again under its id: what
@@ -197,8 +231,12 @@ def _beginning(
     """
     if not run.resume:
         return secrets.token_hex(8), None
-    if journal.is_file() and not any((run.folder / "checkpoints").glob("round-*")):
-        starts = [e for e in read_journal(journal) if e["event"] in ("run_started", "transferred")]
+    if run.journal_path.is_file() and not any((run.folder / "checkpoints").glob("round-*")):
+        starts = [
+            e
+            for e in read_journal(run.journal_path)
+            if e["event"] in ("run_started", "transferred")
+        ]
         # One that had begun from another model has not written down which.
         if [event.get("study_hash") for event in starts] == [run.study.hash]:
             return str(starts[0]["run_id"]), None

@@ -1,8 +1,9 @@
 """One exchange with many nodes over any Flower grid: send, then take replies as they come.
 
 Flower's own `send_and_receive` polls every three seconds; this loop polls often at first and
-slower later, and hands each reply on at once. Replies are matched by the message that they answer:
-the error reply of a dead node carries the SuperLink's id as its source.
+slower later, or when the last exchange of the same kind lets it expect replies. Replies are matched
+by the message that they answer: the error reply of a dead node carries the SuperLink's id as its
+source.
 """
 
 import time
@@ -30,6 +31,36 @@ class Watched(Protocol):
     """A grid that knows who is there."""
 
     presence: Presence
+
+
+class Pace:
+    """How long exchanges took, by their kind: rounds are alike, and each look costs a request.
+
+    Guarantees:
+        - Nobody looks before three quarters of the time that the last exchange took are over, and
+          then at every tenth of it; but no longer than half a second after the last look.
+    """
+
+    def __init__(self) -> None:
+        self._took_s: dict[str, float] = {}
+
+    def pause_s(self, kind: str, elapsed_s: float) -> float | None:
+        """How long to wait before the next look; None where there was no exchange of this kind."""
+        if (took_s := self._took_s.get(kind)) is None:
+            return None
+        wait_s = max(0.75 * took_s - elapsed_s, took_s / 10, elapsed_s / 10, _FIRST_PAUSE_S)
+        return min(wait_s, _LONGEST_PAUSE_S)
+
+    def took(self, kind: str, seconds: float) -> None:
+        """Says that all replies were there after so long."""
+        self._took_s[kind] = seconds
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A grid whose looks for replies cost something."""
+
+    pace: Pace
 
 
 def exchange(
@@ -68,7 +99,14 @@ def exchange(
         is_silent = presence is not None and presence.silent(nodes) >= nodes
         return is_silent and is_enough()
 
-    return _replies(grid, waiting, clock() + timeout_s, is_over, clock, sleep)
+    looking = _Looking(
+        pace=grid.pace if isinstance(grid, Paced) else Pace(),
+        kind=messages[0].metadata.message_type if messages else "",
+        timeout_s=timeout_s,
+        clock=clock,
+        sleep=sleep,
+    )
+    return _replies(grid, waiting, is_over, looking)
 
 
 def _is_sent(grid: Grid, message: Message) -> bool:
@@ -87,31 +125,68 @@ def _is_sent(grid: Grid, message: Message) -> bool:
     return message.metadata.message_id in taken
 
 
+class _Looking:
+    """When to look for the replies of one exchange, which begins now."""
+
+    def __init__(
+        self,
+        *,
+        pace: Pace,
+        kind: str,
+        timeout_s: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._pace, self._kind = pace, kind
+        self._clock, self._sleep = clock, sleep
+        self._started = clock()
+        self._timeout_s = timeout_s
+        self._next_s = _FIRST_PAUSE_S
+
+    def left_s(self) -> float:
+        """Until the deadline."""
+        return self._started + self._timeout_s - self._clock()
+
+    def wait(self, *, has_come: bool) -> None:
+        """Waits before the first look, or the next one.
+
+        Args:
+            has_come: whether the last look found replies, or there was none.
+        """
+        pause_s = self._pace.pause_s(self._kind, self._clock() - self._started)
+        if pause_s is None:
+            if has_come:
+                self._next_s = _FIRST_PAUSE_S
+                return
+            pause_s, self._next_s = self._next_s, min(2 * self._next_s, _LONGEST_PAUSE_S)
+        self._sleep(min(pause_s, self.left_s()))
+
+    def is_done(self) -> None:
+        """Says that all replies have come."""
+        self._pace.took(self._kind, self._clock() - self._started)
+
+
 def _replies(
-    grid: Grid,
-    waiting: dict[str, Message],
-    deadline: float,
-    is_over: Callable[[], bool],
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
+    grid: Grid, waiting: dict[str, Message], is_over: Callable[[], bool], looking: _Looking
 ) -> Iterator[Message]:
-    pause_s = _FIRST_PAUSE_S
+    has_come = True
     while waiting:
+        if looking.left_s() > 0:
+            looking.wait(has_come=has_come)
         # Before pulling: what arrives in time is taken, however long the pause before was.
-        left_s = deadline - clock()
+        left_s = looking.left_s()
         num_waiting = len(waiting)
         for reply in grid.pull_messages(sorted(waiting)):
             if waiting.pop(reply.metadata.reply_to_message_id, None) is not None:
                 yield reply
+        if not waiting:
+            looking.is_done()
+            return
         if left_s <= 0:
             return
-        if len(waiting) < num_waiting:
-            pause_s = _FIRST_PAUSE_S
-            continue
-        if is_over():
+        has_come = len(waiting) < num_waiting
+        if not has_come and is_over():
             break
-        sleep(min(pause_s, left_s))
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     for message in waiting.values():
         yield Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason=""), reply_to=message)
 

@@ -92,29 +92,15 @@ class Post:
             if name is None and not self._correspondence.asks_strangers:
                 self._pass_over(node_id, enrolled)
                 continue
-            task = Task(
-                kind=kind,
-                run_id=self._run_id,
-                round=round_number,
-                nonce=secrets.token_hex(8),
-                study_hash=self._study.hash,
-                code=code_fingerprint(),
-                site=self._correspondence.site_of(node_id) or "",
-                arrays=arrays,
-                ledger=None if name is None else self._receipts.last(name),
-            )
             expected = Expected(
-                task=task,
+                task=self._task(kind, node_id, name, arrays),
                 study=self._study,
                 site=name,
                 manifest=returns,
                 dtype="float64" if kind is TaskKind.ENROL else "float32",
                 counts=None if enrolled is None else enrolled.counts,
             )
-            content = wire.task_to_records(self._correspondence.sign(task))
-            group = f"round-{round_number}"
-            message = Message(content, node_id, kind.value, group_id=group)
-            self._sent.append(_Sent(message=message, expected=expected))
+            self._sent.append(self._sealed(expected, node_id))
         if not self._sent:
             return []
         self._journal.write(
@@ -172,6 +158,27 @@ class Post:
             yield sent.node_id, reply
         for sent in waiting.values():
             self._absent(_name(sent), "late")
+
+    def _task(self, kind: TaskKind, node_id: int, name: str | None, arrays: Arrays | None) -> Task:
+        return Task(
+            kind=kind,
+            run_id=self._run_id,
+            round=self._round,
+            nonce=secrets.token_hex(8),
+            study_hash=self._study.hash,
+            code=code_fingerprint(),
+            site=self._correspondence.site_of(node_id) or "",
+            arrays=arrays,
+            ledger=None if name is None else self._receipts.last(name),
+        )
+
+    def _sealed(self, expected: Expected, node_id: int) -> _Sent:
+        """The signed message of a task to a node."""
+        task = expected.task
+        content = wire.task_to_records(self._correspondence.sign(task))
+        group = f"round-{task.round}"
+        message = Message(content, node_id, task.kind.value, group_id=group)
+        return _Sent(message=message, expected=expected)
 
     def _name_of(self, node_id: int, enrolled: Enrolled | None) -> str | None:
         """Who is asked at a node; None for nobody that is known, or nobody that is there still."""

@@ -17,16 +17,16 @@ from common import wire
 from common.arrays import Arrays, Manifest, size_of
 from common.errors import CohortError, RunError
 from common.models.patient_model import block_owner
-from common.normalisation import add_moments, moments_manifest, normalisation_of
+from common.normalisation import add_moments, normalisation_of
 from common.study import Study
 from common.wire import TaskKind
 from server.aggregation import SiteUpdate, add_to_parameters, long_updates
 from server.checkpoint import Checkpoint, CheckpointFolder
 from server.combining import Combining
 from server.correspondence import Correspondence
-from server.enrolment import Roster
 from server.grid import exchange, wait_for_nodes
 from server.journal import Journal
+from server.newcomers import Newcomers
 from server.optimizer import OptimizerState, step
 from server.post import Post
 from server.receipts import Receipts
@@ -87,8 +87,7 @@ class BlockwiseStrategy(Strategy):
             receipts=receipts,
             correspondence=correspondence,
         )
-        self._roster = Roster()
-        self._declined: set[int] = set()
+        self._newcomers = Newcomers(study=study, post=self._post, journal=journal)
         self._held: tuple[ArrayRecord, Arrays] | None = None
         self._optimizer = (
             OptimizerState.start(self._plan, size_of(manifest))
@@ -126,7 +125,7 @@ class BlockwiseStrategy(Strategy):
         done = 0 if self._resumed is None else self._resumed.round
         num_failed = 0
         while done < num_rounds:
-            self._enrol(grid, grid.get_node_ids(), timeout)
+            self._newcomers.enrol(grid, grid.get_node_ids(), timeout)
             started = self._seconds()
             messages = list(self.configure_train(done + 1, arrays, nothing, grid))
             replies = self._ask(grid, messages, timeout)
@@ -157,7 +156,7 @@ class BlockwiseStrategy(Strategy):
             TaskKind.TRAIN,
             round_number=server_round - 1,
             arrays=self._hold(self._arrays_of(arrays), arrays),
-            to=self._roster.by_node(),
+            to=self._newcomers.roster.by_node(),
             returns=self._manifest,
         )
 
@@ -202,7 +201,7 @@ class BlockwiseStrategy(Strategy):
             TaskKind.EVALUATE,
             round_number=server_round,
             arrays=self._arrays_of(arrays),
-            to=self._roster.by_node(),
+            to=self._newcomers.roster.by_node(),
             returns=None,
         )
 
@@ -219,20 +218,18 @@ class BlockwiseStrategy(Strategy):
 
     def _begin(self, grid: Grid, initial_arrays: ArrayRecord, timeout: float) -> ArrayRecord:
         """Enrols the sites; the arrays to start from, normalised."""
-        self._enrol(
-            grid,
-            wait_for_nodes(
-                grid, self._plan.min_sites, timeout_s=min(timeout, self._plan.round_timeout_s)
-            ),
-            timeout,
+        nodes = wait_for_nodes(
+            grid, self._plan.min_sites, timeout_s=min(timeout, self._plan.round_timeout_s)
         )
-        if len(self._roster) < self._plan.min_sites:
+        self._newcomers.enrol(grid, nodes, timeout)
+        roster = self._newcomers.roster
+        if len(roster) < self._plan.min_sites:
             self._fail("the enrolment", 1)
-        self._combining.start([site.counts for site in self._roster.by_node().values()])
+        self._combining.start([site.counts for site in roster.by_node().values()])
         if self._resumed is not None:
             return self._record_of(self._resumed.model)
         named = wire.arrays_from_record(initial_arrays).unpack()
-        moments = self._roster.moments()
+        moments = roster.moments()
         if moments:
             normalisation = normalisation_of(self._study, add_moments(moments))
             named |= {
@@ -243,42 +240,6 @@ class BlockwiseStrategy(Strategy):
         model = Arrays.pack(named)
         self._save(0, model)
         return self._record_of(model)
-
-    def _enrol(self, grid: Grid, nodes: Iterable[int], timeout: float) -> None:
-        """Asks the nodes that were never asked, and adds those that accept to the roster.
-
-        A node that declines, fails or is late once is not asked again in this run: waiting for it
-        in every round would make all others wait. One that was silent is, once it is back: that
-        does not take longer than finding out that it is gone.
-        """
-        newcomers = sorted(set(nodes) - set(self._roster.by_node()) - self._declined)
-        if not newcomers:
-            return
-        is_federated = self._study.normalisation.method == "federated"
-        messages = self._post.tasks(
-            TaskKind.ENROL,
-            round_number=0,
-            arrays=None,
-            to=dict.fromkeys(newcomers),
-            returns=moments_manifest(self._study) if is_federated else None,
-        )
-        # Not those who were not asked: the SuperLink may learn later whose node it is.
-        self._declined |= {message.metadata.dst_node_id for message in messages}
-        replies = exchange(
-            grid,
-            messages,
-            timeout_s=timeout,
-            is_enough=lambda: len(self._roster) >= self._plan.min_sites,
-        )
-        for node_id, reply in self._post.open(replies):
-            try:
-                self._roster = self._roster.with_site(node_id, reply)
-            except ValueError as taken:
-                self._journal.write("absent", round=0, site=reply.site, reason=str(taken))
-                continue
-            self._declined.remove(node_id)
-            self._journal.write("enrolled", site=reply.site, counts=dict(reply.counts))
-        self._declined -= self._post.silent
 
     def _ask(self, grid: Grid, messages: list[Message], timeout: float) -> Iterator[Message]:
         """The replies; silent sites are not waited for once `strategy.min_sites` have answered."""

@@ -24,7 +24,7 @@ from client.supervision.restarts import Restarts
 from client.supervision.watches import Files, Health, Heartbeat
 from common.errors import SiteConfigError
 from common.private_files import nobody_else
-from common.quiet import QUIET, SMALL
+from common.quiet import ONE_HEAP, QUIET, SMALL
 from common.signals import handled
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def programs_of(site_dir: Path, settings: Settings) -> list[Program]:
         Program(
             name="site process",
             command=(_wardround(), "site", "serve", *both, *fraction),
-            environment=environment,
+            environment={**environment, **ONE_HEAP},
             signs=Health(files.address),
             silence_s=UNANSWERED_S,
             files=Files([roster, acceptances_path(config.state_dir)]),

@@ -17,12 +17,15 @@ from server.cli_run import (
     AsJson,
     Delta,
     Epsilon,
+    MlflowStore,
     Rounds,
     Seed,
     StrategyName,
     StudyName,
+    TensorBoardFolder,
     effective_study,
     how_to_go_on,
+    live_sinks,
     tell_results,
 )
 
@@ -96,6 +99,8 @@ def run_command(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for more than the fewest sites.")
     ] = 10.0,
+    mlflow: MlflowStore = None,
+    tensorboard: TensorBoardFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study over the consortium's hospitals, whose server `server up` has started."""
@@ -117,13 +122,14 @@ def run_command(
     (check_used if resume else check_unused)(out)
     # As a service manager ends it, so does Ctrl-C: what was reached is in the checkpoint.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sinks = live_sinks(out, console, mlflow=mlflow, tensorboard=tensorboard)
     plan = Run(study=effective, folder=out, engine="superlink", resume=resume, init_from=init_from)
     try:
-        with Progress(console) as progress:
+        with sinks as told, Progress(console) as progress:
             run_study(
                 plan,
                 folder,
-                listeners=[progress.listen],
+                listeners=[progress.listen, *told],
                 on_hospitals=lambda hospitals: _show(hospitals, console),
                 on_notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
                 grace_s=grace,

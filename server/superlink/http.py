@@ -11,6 +11,9 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _REPEATED = frozenset({500, 502, 503, 504})
+# What a SuperLink says of a message that it cannot store as it is, now or later.
+_OWN_FAULT, _OWN_FAULT_PATIENCE_S = 500, 3.0
+_PUSH = "/v1/runtime/push-messages"
 
 
 class Patient:
@@ -22,6 +25,8 @@ class Patient:
     Guarantees:
         - A request is sent at most until `patience_s` after its first failure; then the failure is
           raised.
+        - A message that the SuperLink fails to store is sent again for 3 s at the most: another
+          node may be to blame, and everybody would wait.
         - No redirection is followed, and no proxy of the environment is asked: the SuperLink is
           on this machine or in its network.
 
@@ -55,7 +60,7 @@ class Patient:
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """The answer to a request; `call_next`, which would be Flower's own, is not called."""
-        deadline = time.monotonic() + self.patience_s
+        started = time.monotonic()
         pause_s = _FIRST_PAUSE_S
         while True:
             response, fault = None, None
@@ -66,13 +71,20 @@ class Patient:
             if response is not None and response.status_code not in _REPEATED:
                 self._answered()
                 return response
-            if time.monotonic() + pause_s > deadline or _is_certificate(fault):
+            waited_s = time.monotonic() + pause_s - started
+            if waited_s > self._patience_for(response) or _is_certificate(fault):
                 if fault is not None:
                     raise fault
                 return response  # type: ignore[return-value]  # one of both is there
             self._failed()
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _patience_for(self, response: httpx.Response | None) -> float:
+        if response is None or response.status_code != _OWN_FAULT:
+            return self.patience_s
+        is_push = response.request.url.path == _PUSH
+        return min(self.patience_s, _OWN_FAULT_PATIENCE_S) if is_push else self.patience_s
 
     def _failed(self) -> None:
         with self._lock:

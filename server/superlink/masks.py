@@ -23,6 +23,10 @@ class Masks:
         self._mask = b""
         self._served: set[int] = set()
 
+    def renew(self) -> None:
+        """Makes the next mask another one, whoever gets it."""
+        self._mask = b""
+
     def mask_for(self, node_id: int) -> bytes:
         """The mask of the next message to a node."""
         if not self._mask or node_id in self._served:

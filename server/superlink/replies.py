@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from flwr.app import Error, Message, Metadata
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
@@ -57,13 +59,16 @@ class Replies:
         - A reply of absurd size, or of pieces that make no message, is an error of its site's, and
           costs the others neither memory nor time.
         - Nothing is kept of a reply that nobody asks for any more.
+        - A reply in one piece is there at once, and nothing is asked of the SuperLink for it.
 
     Attributes:
         most_bytes: of one reply, as it comes and as it is put together.
+        came_whole: the messages to which the last call has found replies in one piece.
     """
 
     def __init__(self, run_id: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.most_bytes = _MAX_BYTES
+        self.came_whole: frozenset[str] = frozenset()
         self._run_id = run_id
         self._clock = clock
         self._announced: dict[str, _Announced] = {}
@@ -75,17 +80,34 @@ class Replies:
             self._end(client, late)
         # One that was announced is announced no more.
         unknown = [message_id for message_id in asked if message_id not in self._announced]
+        whole: dict[str, Message] = {}
         if unknown:
             found = client.PullMessages(PullAppMessagesRequest(message_ids=unknown))
             pairs = zip(found.messages_list, found.message_object_trees, strict=True)
             for message, tree in pairs:
+                if (reply := self._whole(message)) is not None:
+                    whole[message.metadata.reply_to_message_id] = reply
+                    continue
                 self._announced[message.metadata.reply_to_message_id] = _Announced(
                     message_id=message.metadata.message_id,
                     came_at=self._clock(),
                     object_ids=tuple(dict.fromkeys(t.object_id for t in iterate_object_tree(tree))),
                 )
+        self.came_whole = frozenset(m for m, reply in whole.items() if reply.has_content())
         taken = [self._take(client, m) for m in asked if m in self._announced]
-        return [message for message in taken if message is not None]
+        return [*whole.values(), *(message for message in taken if message is not None)]
+
+    def _whole(self, announced: ProtoMessage) -> Message | None:
+        """The reply that an announcement is; None for one whose objects are to be had."""
+        asked = announced.metadata.reply_to_message_id
+        if not announced.content.items:
+            return None
+        if announced.ByteSize() > self.most_bytes:
+            return self._error(asked, ErrorCode.UNKNOWN)
+        try:
+            return message_from_proto(announced)
+        except Exception:  # noqa: BLE001  # Flower raises many classes for what a node has made up
+            return self._error(asked, ErrorCode.UNKNOWN)
 
     def _take(self, client: RuntimeHttpClient, asked: str) -> Message | None:
         reply = self._announced[asked]

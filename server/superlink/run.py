@@ -14,7 +14,8 @@ from server.journal import Listener
 from server.superlink.control import Control, control_of, sites_of
 from server.superlink.folder import Coordinator, alone
 from server.superlink.presence import ListedPresence
-from server.superlink.task import RunLost, task_of
+from server.superlink.runtime import RunLost
+from server.superlink.task import task_of
 
 _LOOK_EVERY_S = 0.5
 _STARTING_S = 10.0

@@ -5,7 +5,6 @@ are repeated, what was lost on the way is asked for again, and hospitals are giv
 connect anew before anybody counts as absent.
 """
 
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,20 +13,16 @@ from pathlib import Path
 import httpx
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus
-from flwr.common.serde import run_from_proto
+from flwr.common.serde import message_to_proto, run_from_proto
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     PullTaskInputRequest,
+    PushAppMessagesRequest,
     PushTaskOutputRequest,
-    SendTaskHeartbeatRequest,
 )
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-)
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
@@ -35,15 +30,18 @@ from flwr.superlink.grid import HttpGrid
 
 from common import wire
 from common.errors import MessageError, RunError, WardroundError
+from common.one_piece import ASKED, tree_of
 from common.parcels import is_packed, packed, unpacked
+from server.grid import Pace
+from server.superlink.beating import Beating
+from server.superlink.forms import Forms
 from server.superlink.http import Patient
 from server.superlink.masks import Masks
 from server.superlink.presence import ListedPresence
 from server.superlink.replies import Replies
+from server.superlink.runtime import TASK_TYPE, NotTaken, runtime, understood
 from server.superlink.tls import tls_of
 
-# Flower gives a task up after 60 s without one.
-_BEAT_S = 5.0
 _FAREWELL_S = 5.0
 # A connector tries again after 10 s at the most, and a little.
 _RETURNING_S = 12.0
@@ -52,12 +50,6 @@ _AWAY_S = 8.0
 _MOST_PUSHES = 3
 # What an update of the model may be larger than the task that brought it: statistics, moments.
 _REPLY_ROOM_BYTES = 64 * 2**20
-_TASK_TYPE = "flwr-serverapp"
-_GONE = frozenset({httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN})
-
-
-class RunLost(Exception):  # noqa: N818  # what is so, not what went wrong
-    """The SuperLink has ended this run, or has forgotten it: go on in a new one."""
 
 
 class SuperLinkGrid(HttpGrid):
@@ -70,8 +62,10 @@ class SuperLinkGrid(HttpGrid):
         - A message of which the SuperLink says that nobody will answer it is sent again for 8 s: a
           connector that has lost one on its way leaves for a moment, so that this is said.
         - A site that knows the model before it is sent cannot keep it from the others, by naming
-          its pieces to the SuperLink first.
+          its pieces to the SuperLink first, nor while it is sent to others.
         - After an outage, a site counts as gone only once it has had the time to come back.
+        - A small message, and its reply, take one request each at either end, once the node has
+          shown that it understands that.
 
     Args:
         presence: which nodes are silent, for whoever waits for replies.
@@ -93,6 +87,8 @@ class SuperLinkGrid(HttpGrid):
         # When each message was first said to be lost.
         self._lost_at: dict[str, float] = {}
         self._masks = Masks()
+        self._forms = Forms()
+        self.pace = Pace()
         # Until when a message to a node that is offline waits for it to come back.
         self._returning: dict[str, float] = {}
 
@@ -103,34 +99,46 @@ class SuperLinkGrid(HttpGrid):
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """The nodes that are online."""
-        with _understood(self._addr):
+        with understood(self._addr):
             return super().get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Sends messages; their ids, "" for one that was not taken.
 
-        Raises `ObjectPushError` where a node disturbs the push of its own message.
+        Raises `ObjectPushError` where a node disturbs the push of a message.
         """
         messages = list(messages)
-        for message in messages:
-            if not is_packed(message.content):
-                mask = self._masks.mask_for(message.metadata.dst_node_id)
-                message.content = packed(message.content, mask=mask)
-            self._replies.most_bytes = wire.num_bytes(message.content) + _REPLY_ROOM_BYTES
         for number in range(1, _MOST_PUSHES + 1):
+            for message in messages:
+                self._pack(message)
             outages = self.patient.outages
             try:
-                with _understood(self._addr):
+                with understood(self._addr):
                     ids = list(super().push_messages(messages))
             except ObjectPushError:
                 # An object that had arrived when the answer was lost is not taken twice.
                 if number == _MOST_PUSHES or self.patient.outages == outages:
                     raise
+            except NotTaken:
+                # Somebody has named its pieces to the SuperLink since they were sent to him.
+                for message in messages:
+                    message.content = unpacked(message.content)
+                self._masks.renew()
+                if number == _MOST_PUSHES:
+                    raise ObjectPushError("", self.run.run_id, "") from None
             else:
                 break
         for message in messages:
             self._in_hand[message.metadata.dst_node_id] = (message, self.patient.outages)
         return ids
+
+    def _pack(self, message: Message) -> None:
+        """Gives a message the form in which it travels."""
+        if not is_packed(message.content):
+            mask = self._masks.mask_for(message.metadata.dst_node_id)
+            message.content = packed(message.content, mask=mask)
+        message.metadata.group_id = ASKED
+        self._replies.most_bytes = wire.num_bytes(message.content) + _REPLY_ROOM_BYTES
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that have come whole; of the others, what has come is kept."""
@@ -138,7 +146,7 @@ class SuperLinkGrid(HttpGrid):
         asked = [message_id for message_id in message_ids if message_id not in held]
         if not asked:
             return []
-        with _understood(self._addr):
+        with understood(self._addr):
             replies = [_opened(reply) for reply in self._replies.pull(self.client(), asked)]
         return [reply for reply in replies if not self._is_asked_again(reply)]
 
@@ -152,9 +160,23 @@ class SuperLinkGrid(HttpGrid):
         return self._runtime_client
 
     def _connect(self) -> None:
-        self._client = _runtime(
+        self._client = runtime(
             self._addr, RuntimeTokenHttpInterceptor(token=self._token), self.patient
         )
+
+    def _try_push_messages(self, run_id: int, messages: Iterable[Message]) -> list[str]:
+        """Flower's own, but for messages in one piece."""
+        ids: list[str] = []
+        for message in messages:
+            if not self._forms.is_whole(message):
+                ids += super()._try_push_messages(run_id, [message])
+                continue
+            request = PushAppMessagesRequest(
+                messages_list=[message_to_proto(message)],
+                message_object_trees=[tree_of(message)],
+            )
+            ids += self.client().PushMessages(request).message_ids
+        return ids
 
     def _is_asked_again(self, reply: Message) -> bool:
         """Whether this is no reply, but what an outage has left of one."""
@@ -170,6 +192,7 @@ class SuperLinkGrid(HttpGrid):
                 self.push_messages([message])
                 self._returning[asked] = now + (_RETURNING_S if is_outage else _AWAY_S)
                 return True
+        self._forms.answered(message, is_whole=asked in self._replies.came_whole)
         del self._in_hand[node_id]
         return False
 
@@ -208,9 +231,9 @@ def task_of(
         presence=presence,
     )
     outcome, details = SubStatus.FAILED, ""
-    beating = _Beating(address, ca, grid._token)
+    beating = Beating(address, ca, grid._token)
     try:
-        with _understood(address):
+        with understood(address):
             given = grid.client().PullTaskInput(PullTaskInputRequest())
         TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
         TaskIdentity.node_id = given.context.node_id
@@ -232,30 +255,6 @@ def task_of(
         grid.close()
 
 
-class _Beating(threading.Thread):
-    """Tells the SuperLink that the task lives. What it answers is for the grid's calls to find."""
-
-    def __init__(self, address: str, ca: Path, token: str) -> None:
-        super().__init__(name="task heartbeat", daemon=True)
-        self._patient = Patient(tls_of(ca), patience_s=0.0)
-        self._client = _runtime(address, RuntimeTokenHttpInterceptor(token=token), self._patient)
-        self._end = threading.Event()
-
-    def run(self) -> None:
-        """Beats until it is ended."""
-        while not self._end.wait(_BEAT_S):
-            with suppress(httpx.HTTPError, ValueError):
-                self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
-
-    def end(self) -> None:
-        """Stops; waits for a beat that is on its way."""
-        self._end.set()
-        if self.is_alive():
-            self.join()
-        self._client.close()
-        self._patient.close()
-
-
 def _opened(reply: Message) -> Message:
     """The reply with its records; whatever is no parcel of them is for its reader to refuse."""
     if reply.has_content():
@@ -274,10 +273,10 @@ def _is_lost(reply: Message) -> bool:
 def _acquire(run_id: int, address: str, ca: Path) -> str:
     """The token of the run's task. Tasks of runs that nobody goes on with are ended."""
     patient = Patient(tls_of(ca), patience_s=_FAREWELL_S)
-    client = _runtime(address, patient)
+    client = runtime(address, patient)
     try:
-        with _understood(address):
-            request = AcquireTaskRequest(supported_task_types=[_TASK_TYPE])
+        with understood(address):
+            request = AcquireTaskRequest(supported_task_types=[TASK_TYPE])
             while (given := client.AcquireTask(request)).HasField("task"):
                 if given.task.run_id == run_id:
                     return str(given.token)
@@ -288,31 +287,3 @@ def _acquire(run_id: int, address: str, ca: Path) -> str:
         f"Expected the task of run {run_id} from the SuperLink at {address}, found none. Another "
         "program takes its tasks: end it (flower-superexec), and start again."
     )
-
-
-def _runtime(address: str, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
-    versioned = RuntimeVersionHttpInterceptor(component_name=_TASK_TYPE)
-    return RuntimeHttpClient(f"https://{address}", interceptors=[versioned, *interceptors])
-
-
-@contextmanager
-def _understood(address: str) -> Iterator[None]:
-    """Says what a failed call means."""
-    try:
-        yield
-    except httpx.HTTPStatusError as fault:
-        status = fault.response.status_code
-        if status in _GONE:
-            raise RunLost(
-                f"the SuperLink does not know this run any more (HTTP {status})"
-            ) from None
-        raise RunError(
-            f"Expected the SuperLink at {address} to take a call, found HTTP {status}. See "
-            "superlink/superlink.log in the coordinator's folder."
-        ) from None
-    except httpx.HTTPError as fault:
-        raise RunError(
-            f"Expected the SuperLink to answer at {address}, found {type(fault).__name__} for as "
-            "long as patience lasts. Start it by `wardround server up DIR`, and go on with "
-            "--resume."
-        ) from None

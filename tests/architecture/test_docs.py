@@ -98,3 +98,9 @@ def test_commands_and_options_that_pages_name_exist(page: Path) -> None:
 )
 def test_what_does_not_exist_is_seen(said: str, fault: str | None) -> None:
     assert _fault(said) == fault
+
+
+def test_the_index_of_the_documentation_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").iterdir() if page.suffix in (".md", ".ipynb")}
+    assert {page for page in pages - {"README.md"} if f"]({page})" not in index} == set()

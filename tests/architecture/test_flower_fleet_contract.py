@@ -17,6 +17,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from client.node_auth import NodeAuth
+
 
 @pytest.fixture(autouse=True)
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +114,28 @@ def test_the_client_takes_these_arguments() -> None:  # client/node_fleet.py
     parameters = inspect.signature(ProtobufClient.__init__).parameters
     assert {"base_url", "interceptors", "verify", "timeout"} <= set(parameters)
     assert FleetHttpClient.__init__ is ProtobufClient.__init__
+
+
+def test_a_request_is_signed_as_flowers_own_nodes_sign_it() -> None:  # client/node_auth.py
+    import base64
+
+    from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+
+    key = ec.generate_private_key(ec.SECP384R1())
+    headers = []
+    for signer in (NodeAuth(key), NodeAuthHttpInterceptor(key, key.public_key())):
+        answering = Answering(fleet_pb2.ActivateNodeResponse(node_id=7).SerializeToString())
+        with FleetHttpClient("http://host:1", interceptors=[signer, answering]) as client:
+            client.ActivateNode(fleet_pb2.ActivateNodeRequest())
+        headers.append(answering.requests[0].headers)
+    ours, theirs = headers
+    assert set(ours) == set(theirs)
+    assert ours["flwr-public-key"] == theirs["flwr-public-key"]
+    assert verify_signature(
+        bytes_to_public_key(base64.b64decode(ours["flwr-public-key"])),
+        ours["flwr-timestamp"].encode(),
+        base64.b64decode(ours["flwr-signature"]),
+    )
 
 
 def test_the_last_interceptor_may_answer_instead_of_the_client() -> None:  # client/node_http.py

@@ -26,6 +26,7 @@ from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
 from flwr.superlink.grid import HttpGrid
 
 from server.superlink.control import empty_bundle
+from tests.unit.builders import instruction
 
 
 class Answering:
@@ -170,6 +171,55 @@ def test_a_message_that_is_pushed_again_is_one_message() -> None:  # server/supe
     assert issubclass(ObjectPushError, Exception)
 
 
+def test_what_is_announced_with_a_message_is_stored_and_handed_out() -> None:
+    # common/one_piece.py
+    from flwr.app import ConfigRecord, Message, RecordDict
+    from flwr.app.message import remove_content_from_message
+    from flwr.common.serde import message_from_proto, message_to_proto
+    from flwr.server.superlink.linkstate.utils import dict_to_message, message_to_dict
+    from flwr.superlink.servicer.fleet import fleet_handlers
+    from flwr.superlink.servicer.runtime import runtime_handlers
+
+    message = instruction(5, message_id="m")
+    message.metadata.group_id = "whole"
+    message.content = RecordDict({"a": ConfigRecord({"n": 1})})
+    again = dict_to_message(message_to_dict(message_from_proto(message_to_proto(message))))
+    assert again.content == message.content
+    assert Message(RecordDict(), reply_to=again).metadata.group_id == "whole"
+    # What Flower's own programs announce has nothing in it.
+    assert len(remove_content_from_message(message).content) == 0
+    for handlers in (fleet_handlers, runtime_handlers):
+        assert "append(message_to_proto(msg))" in inspect.getsource(handlers.pull_messages)
+        assert "message_from_proto(message_proto" in inspect.getsource(handlers.push_messages)
+
+
+def test_objects_that_never_come_are_missed_by_nobody_who_does_not_ask_for_them() -> None:
+    # common/one_piece.py: tree_of
+    owners = [
+        name
+        for name, method in inspect.getmembers(SqlCoreState, inspect.isfunction)
+        if "cleanup_messages=True" in inspect.getsource(method)
+    ]
+    assert owners == ["get_object", "store_object"]
+    from flwr.server.superlink.linkstate import linkstate
+
+    source = inspect.getsource(linkstate)
+    assert "self.object_store.delete_objects_in_run(run_id)" in source
+    assert "self.delete_sessions_in_run(run_id)" in source
+
+
+def test_the_grid_pushes_by_a_method_of_its_own() -> None:  # server/superlink/task.py
+    assert list(inspect.signature(HttpGrid._try_push_messages).parameters) == [
+        "self",
+        "run_id",
+        "messages",
+    ]
+    source = inspect.getsource(HttpGrid.push_messages)
+    assert "self._try_push_messages(run_id, messages)" in source
+    fields = set(runtime_pb2.PushAppMessagesRequest.DESCRIPTOR.fields_by_name)
+    assert {"messages_list", "message_object_trees"} <= fields
+
+
 def test_replies_are_handed_out_once_and_the_loss_of_one_is_an_error_reply() -> None:
     # server/superlink/task.py: _is_asked_again
     source = inspect.getsource(SqlLinkState.get_message_res)
@@ -180,7 +230,7 @@ def test_replies_are_handed_out_once_and_the_loss_of_one_is_an_error_reply() -> 
 
 
 def test_a_task_without_a_heartbeat_is_given_up_after_a_minute() -> None:
-    # server/superlink/task.py: _BEAT_S
+    # server/superlink/beating.py: _BEAT_S
     from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 
     assert HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL == 60

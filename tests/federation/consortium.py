@@ -128,7 +128,7 @@ def connected(consortium: ConsortiumOnDisk, *names: str) -> Iterator[None]:
     with ExitStack() as stack:
         for name in names or consortium.sites:
             address = stack.enter_context(site_process(consortium, name))
-            stack.enter_context(_node(consortium, name, address))
+            stack.enter_context(connector(consortium, name, address))
         yield
 
 
@@ -140,7 +140,8 @@ def site_process(consortium: ConsortiumOnDisk, name: str) -> Iterator[str]:
 
 
 @contextmanager
-def _node(consortium: ConsortiumOnDisk, name: str, site_address: str) -> Iterator[None]:
+def connector(consortium: ConsortiumOnDisk, name: str, site_address: str) -> Iterator[None]:
+    """The connector of a hospital in a thread; the next one goes on where it was."""
     folder = consortium.folder / "nodes" / name
     folder.mkdir(parents=True, exist_ok=True)
     key = load_ssh_private_key(consortium.node_key(name).read_bytes(), password=None)

@@ -32,7 +32,7 @@ from server.superlink.control import empty_bundle
 from simulations.marked_processes import free_port
 
 
-def until(condition: Callable[[], object], *, timeout_s: float = 30.0) -> None:
+def until(condition: Callable[[], object], *, timeout_s: float = 90.0) -> None:
     """Returns once `condition` holds. Raises TimeoutError where it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

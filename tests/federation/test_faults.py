@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supercore import date
 from flwr.superlink.grid import HttpGrid
 
-from client import node_fleet, node_loop
-from client.node_fleet import Fleet, NotRecognised
+from client import node_auth, node_faults, node_fleet, node_loop
+from client.node_faults import NotRecognised
+from client.node_fleet import Fleet
 from server.grid import wait_for_nodes
 from tests.federation.deployment import Link, until
 from tests.federation.fake_site import FakeSite
@@ -141,9 +142,8 @@ def clock_off_by(seconds: float) -> Iterator[Offset]:
             return super().now(tz) + off.delta()
 
     with pytest.MonkeyPatch.context() as patch:
-        name = "flwr.supernode.node_auth_http_interceptor.now"
-        patch.setattr(name, lambda: date.now() + off.delta())
-        patch.setattr(node_fleet, "datetime", Clock)
+        patch.setattr(node_auth, "now", lambda: date.now() + off.delta())
+        patch.setattr(node_faults, "datetime", Clock)
         yield off
 
 

@@ -16,6 +16,7 @@ from common.study_file import (
     study_to_toml,
     with_patient_privacy,
 )
+from server.sinks.live import sinks_of, tell_run
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.datasets.heart_disease import import_heart_disease
 from tests.federation.federation_fixtures import (
@@ -45,32 +46,13 @@ def write_sites(study: Study, folder: Path, num_patients: int, **lacks: str) -> 
     return folder
 
 
-def test_six_granularities_give_the_model_of_the_in_process_engine_and_nothing_is_left(
+def test_six_granularities_that_were_ended_and_killed_go_on_to_the_in_process_engines_model(
     tmp_path: Path,
 ) -> None:
-    study = override(load_study("demo"), training__rounds=2, training__seed=3)
+    study = override(load_study("demo"), training__rounds=6, training__seed=3)
+    file = write_study(study, tmp_path)
     sites = write_sites(study, tmp_path / "sites", 80, bea="imaging notes")
-    before = tree_of(sites)
-    run = tmp_path / "run"
-    with federation_up(write_study(study, tmp_path), sites, run) as command:
-        code, printed = command.ended()
-    assert code == 0, printed
-    assert processes_of(run) == []
-    for part in ("2 of 2 hospitals are connected", "round 2/2: 2 sites", "report.md", "ledger"):
-        assert part in printed
-    (started,) = events(run, "run_started")
-    assert started["engine"] == "superlink"
-    assert events(run, "absent") == []
-    expected = model_in_process(study, sites, tmp_path / "in-process")
-    assert (run / "model.safetensors").read_bytes() == expected
-    assert tree_of(sites) == before
-
-
-def test_a_run_that_was_ended_and_killed_leaves_nothing_and_goes_on_to_the_same_model(
-    tmp_path: Path,
-) -> None:
-    study = override(study_from_toml(TINY_STUDY), training__rounds=6)
-    file, sites = write_study(study, tmp_path), write_sites(study, tmp_path / "sites", 80)
+    hospitals_own = tree_of(sites)
     # So long that the sockets of the site processes cannot be in it.
     run = tmp_path / ("run-" + 100 * "x")
     with federation_up(file, sites, run) as command:
@@ -91,8 +73,11 @@ def test_a_run_that_was_ended_and_killed_leaves_nothing_and_goes_on_to_the_same_
         code, printed = command.ended()
     assert code == 0, printed
     assert processes_of(run) == []
+    for part in ("2 of 2 hospitals are connected", "round 6/6: 2 sites", "report.md", "ledger"):
+        assert part in printed
     expected = model_in_process(study, sites, tmp_path / "in-process")
     assert (run / "model.safetensors").read_bytes() == expected
+    assert tree_of(sites) == hospitals_own
 
 
 def test_an_interruption_before_the_first_round_leaves_nothing_running(tmp_path: Path) -> None:
@@ -115,10 +100,13 @@ def test_a_private_run_is_booked_at_every_hospital_and_its_heads_are_countersign
         override(study_from_toml(TINY_STUDY), training__rounds=2), epsilon=4.0, delta=1e-4
     )
     file, sites = write_study(study, tmp_path), write_sites(study, tmp_path / "sites", 80)
-    run = tmp_path / "run"
-    with federation_up(file, sites, run, "--json") as command:
+    run, board = tmp_path / "run", tmp_path / "board"
+    with federation_up(file, sites, run, "--json", "--tensorboard", board) as command:
         code, printed = command.ended()
     assert code == 0, printed
+    (told,) = board.glob("*/*")
+    tell_run(run, sinks_of(None, tmp_path / "after"))
+    assert told.read_bytes() == next((tmp_path / "after").glob("*/*")).read_bytes()
     results = json.loads((run / "results.json").read_text())
     assert results["status"] == "finished"
     for name in ("ada", "bea"):
@@ -152,6 +140,9 @@ def test_heart_disease_gives_the_model_of_the_in_process_engine(tmp_path: Path) 
     with federation_up(write_study(study, tmp_path), sites, run) as command:
         code, printed = command.ended()
     assert code == 0, printed
+    assert processes_of(run) == []
+    (started,) = events(run, "run_started")
+    assert started["engine"] == "superlink"
     assert events(run, "absent") == []
     expected = model_in_process(study, sites, tmp_path / "in-process")
     assert (run / "model.safetensors").read_bytes() == expected

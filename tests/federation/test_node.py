@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message
 from flwr.superlink.grid import HttpGrid
 
-from client.node_fleet import Fleet, Rejected
+from client.node_faults import Rejected
+from client.node_fleet import Fleet
 from server.grid import exchange, wait_for_nodes
 from tests.federation.deployment import Link, until
 from tests.federation.fake_site import FakeSite

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
+from flwr.app.message import remove_content_from_message
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse
@@ -20,9 +21,11 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.task_identity import TaskIdentity
 
 from client import node_http, node_objects
-from client.node_fleet import Fleet, NotRecognised, Rejected, Unreachable
+from client.node_faults import NotRecognised, Rejected, Unreachable
+from client.node_fleet import Fleet
 from client.node_objects import Pulled
 from common.errors import MessageError
+from common.one_piece import tree_of
 from tests.federation.nodes import content
 
 Answer = Callable[[str], tuple[int, dict[str, str], bytes]]
@@ -83,7 +86,9 @@ def asked(records: RecordDict | None = None) -> Message:
 def pulled(tree: ObjectTree | None = None) -> tuple[Pulled, dict[str, bytes]]:
     message = asked()
     objects = {key: held.deflate() for key, held in get_all_nested_objects(message).items()}
-    return Pulled(message=message, tree=tree or get_object_tree(message)), objects
+    tree = tree or get_object_tree(message)
+    # As it is announced.
+    return Pulled(message=remove_content_from_message(message), tree=tree), objects
 
 
 # What is read of an answer.
@@ -188,6 +193,18 @@ def test_a_message_survives_its_bytes_without_its_content() -> None:
     again = Pulled.from_bytes(found.to_bytes())
     assert again.message.metadata.message_id == found.message.metadata.message_id
     assert again.tree == found.tree
+
+
+def test_a_message_in_one_piece_survives_its_bytes_with_its_content(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = asked()
+    again = Pulled.from_bytes(Pulled(message=message, tree=tree_of(message)).to_bytes())
+    assert again.is_whole
+    assert again.own_content() == message.content
+    monkeypatch.setattr(node_objects, "MAX_CONTENT_BYTES", 10)
+    with pytest.raises(MessageError, match="at most 10 bytes"):
+        again.own_content()
 
 
 @pytest.mark.threat("N-1", "S1-4")

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from client.node import _tls_context
-from client.node_fleet import Fleet, Rejected, Unreachable
+from client.node_faults import Rejected, Unreachable
+from client.node_fleet import Fleet
 from tests.federation.deployment import coordinator, register, superlink
 from tests.federation.fake_site import FakeSite
 from tests.federation.nodes import ask, in_thread, only_node

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from client.client_certificate import load_client_certificate
-from client.node_fleet import Fleet, Rejected
+from client.node_faults import Rejected
+from client.node_fleet import Fleet
 from common.signing import SigningKey
 from common.site_keys import PublicKeyFile, SiteKeys, node_key_line
 from server.provision.authority import (

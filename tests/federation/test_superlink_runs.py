@@ -14,6 +14,7 @@ from common.errors import CohortError, ProvisionError, RunError
 from common.study import Study
 from common.study_file import override, study_from_toml
 from server.app import Run
+from server.sinks.live import sinks_of, tell_run
 from server.superlink.control import Control, Seen, control_of
 from server.superlink.folder import alone
 from server.superlink.run import Hospitals, run_study, skew_of
@@ -141,8 +142,11 @@ def test_a_coordinator_that_is_killed_goes_on_at_the_same_round(
 ) -> None:
     out = tmp_path / "run"
     checkpoint = out / "checkpoints" / "round-000001.json"
+    board = ("--tensorboard", str(tmp_path / "board"))
     with served(consortium), connected(consortium):
-        first = subprocess.Popen(command(consortium, out), cwd=ROOT, stdout=subprocess.DEVNULL)
+        first = subprocess.Popen(
+            command(consortium, out, *board), cwd=ROOT, stdout=subprocess.DEVNULL
+        )
         try:
             until(lambda: checkpoint.exists() or first.poll() is not None, timeout_s=120)
             assert first.returncode is None
@@ -151,7 +155,7 @@ def test_a_coordinator_that_is_killed_goes_on_at_the_same_round(
             first.wait()
         assert not (out / "model.safetensors").exists()
         resumed = subprocess.run(
-            command(consortium, out, "--resume"), cwd=ROOT, capture_output=True, text=True
+            command(consortium, out, "--resume", *board), cwd=ROOT, capture_output=True, text=True
         )
     assert resumed.returncode == 0, resumed.stderr
     assert "3 of 3 hospitals are connected" in resumed.stdout
@@ -159,6 +163,10 @@ def test_a_coordinator_that_is_killed_goes_on_at_the_same_round(
     assert went_on["run_id"] == started["run_id"]
     assert went_on["round"] >= 1
     assert (out / "model.safetensors").read_bytes() == uninterrupted
+    # Told while it went on, in two commands, it is what is told of it afterwards.
+    tell_run(out, sinks_of(None, tmp_path / "after"))
+    (live,), (after,) = ((tmp_path / name).glob("*/*") for name in ("board", "after"))
+    assert live.read_bytes() == after.read_bytes()
 
 
 def test_a_dead_site_is_silent_and_the_round_closes_without_it(

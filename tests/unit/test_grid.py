@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
 
-from server.grid import exchange, wait_for_nodes
+from server.grid import Pace, exchange, wait_for_nodes
 from tests.unit.builders import instruction
 
 
@@ -148,6 +148,48 @@ def test_pauses_grow_and_start_anew_after_each_reply(clock: Clock) -> None:
     assert clock.pauses[:7] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5]
     assert clock.pauses.count(0.01) == 2
     assert max(clock.pauses) == 0.5
+
+
+def test_by_the_last_exchange_of_a_kind_it_is_known_when_to_look(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: 0.4, 2: 0.6})
+    grid.pace = Pace()  # type: ignore[attr-defined]
+    assert _answered(grid, 1, 2) == ["m1", "m2"]
+    took_s, num_looks = clock() - 100.0, len(clock.pauses)
+    clock.pauses.clear()
+    assert _answered(grid, 1, 2) == ["m1", "m2"]
+    # Three quarters of the time before the first look, a tenth until the next.
+    assert clock.pauses[:2] == pytest.approx([0.75 * took_s, took_s / 10])
+    assert len(clock.pauses) < num_looks
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "took_s", "waited_s"),
+    [
+        (0.0, 0.4, 0.3),  # three quarters of the last time at once
+        (0.3, 0.4, 0.04),  # then a tenth of it at a time
+        (2.0, 0.4, 0.2),  # longer than the last time: a tenth of this one
+        (0.0, 100.0, 0.5),  # never long: somebody may be silent
+        (0.0, 0.0, 0.01),
+    ],
+)
+def test_looks_come_when_replies_are_expected(
+    elapsed_s: float, took_s: float, waited_s: float
+) -> None:
+    pace = Pace()
+    assert pace.pause_s("train", elapsed_s) is None
+    pace.took("train", took_s)
+    assert pace.pause_s("query", elapsed_s) is None
+    assert pace.pause_s("train", elapsed_s) == pytest.approx(waited_s)
+
+
+def test_a_look_that_is_expected_later_than_the_deadline_comes_at_the_deadline(
+    clock: Clock,
+) -> None:
+    grid = ScriptedGrid(clock, {1: 0.2})
+    grid.pace = Pace()  # type: ignore[attr-defined]
+    grid.pace.took(_messages(1)[0].metadata.message_type, 9.0)  # type: ignore[attr-defined]
+    assert _answered(grid, 1, timeout_s=0.3) == ["m1"]
+    assert clock() == pytest.approx(100.3)
 
 
 @pytest.mark.parametrize("returns_none", [True, False])

@@ -35,13 +35,16 @@ class Runtime:
         self.confirmed: list[str] = []
         # What the envelope says that it answers, if not what the reply itself says.
         self.announced_as = ""
+        # Whether replies come in one piece.
+        self.in_one_piece = False
 
     def PullMessages(self, request: Any) -> PullAppMessagesResponse:
         if self.announced_as:
             found = list(self.new.values())
         else:
             found = [self.new.pop(m) for m in request.message_ids if m in self.new]
-        announced = [message_to_proto(remove_content_from_message(m)) for m in found]
+        bare = found if self.in_one_piece else map(remove_content_from_message, found)
+        announced = [message_to_proto(m) for m in bare]
         for message in announced if self.announced_as else []:
             message.metadata.reply_to_message_id = self.announced_as
         return PullAppMessagesResponse(
@@ -200,3 +203,35 @@ def test_a_reply_of_which_no_piece_comes_any_more_is_lost(reply: Message) -> Non
     (lost,) = replies.pull(runtime, ["asked"])  # type: ignore[arg-type]
     assert lost.error.code == ErrorCode.MESSAGE_UNAVAILABLE
     assert runtime.confirmed == [reply.object_id]
+
+
+def test_a_reply_in_one_piece_is_there_at_once_and_nothing_is_asked_for_it(reply: Message) -> None:
+    runtime, replies = Runtime(reply), Replies(1)
+    runtime.in_one_piece = True
+    (whole,) = replies.pull(runtime, ["asked"])  # type: ignore[arg-type]
+    assert whole.content == reply.content
+    assert whole.metadata.message_id == reply.object_id
+    assert whole.metadata.reply_to_message_id == "asked"
+    assert replies.came_whole == {"asked"}
+    assert (runtime.pulled, runtime.confirmed) == ([], [])
+    assert replies.pull(runtime, ["asked"]) == []  # type: ignore[arg-type]
+    assert replies.came_whole == frozenset()
+
+
+@pytest.mark.threat("N-3")
+def test_a_reply_in_one_piece_that_is_too_large_or_no_message_is_an_error(reply: Message) -> None:
+    runtime, replies = Runtime(reply), Replies(1)
+    runtime.in_one_piece, replies.most_bytes = True, 10
+    (error,) = replies.pull(runtime, ["asked"])  # type: ignore[arg-type]
+    assert (error.error.code, error.metadata.reply_to_message_id) == (ErrorCode.UNKNOWN, "asked")
+
+    class Malformed(Runtime):
+        def PullMessages(self, request: Any) -> PullAppMessagesResponse:
+            found = super().PullMessages(request)
+            found.messages_list[0].content.items[0].config_record.items[0].ClearField("value")
+            return found
+
+    runtime = Malformed(reply)
+    runtime.in_one_piece = True
+    (error,) = Replies(1).pull(runtime, ["asked"])  # type: ignore[arg-type]
+    assert (error.error.code, error.metadata.reply_to_message_id) == (ErrorCode.UNKNOWN, "asked")
