@@ -55,10 +55,16 @@ def read_private(path: Path, error: type[WardroundError]) -> bytes:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read()
+    except FileNotFoundError:
+        raise error(
+            f"Expected a readable key at {path}, found none. A hospital's keys are made by "
+            "`wardround site keys SITE_DIR`, a coordinator's by `wardround provision`; where there "
+            "was one before, restore it from a backup."
+        ) from None
     except OSError as fault:
         raise error(
-            f"Expected a readable key at {path}, found {type(fault).__name__}. Restore it from a "
-            "backup."
+            f"Expected a readable key at {path}, found {type(fault).__name__}. Let the user who "
+            "runs this read it."
         ) from None
     if mode & 0o077:
         raise error(

@@ -57,7 +57,7 @@ def compare(
     from common.files import write_atomically
     from server.journal import read_journal
     from server.report.compare import compare as compare_runs
-    from server.report.compare import comparison_html
+    from server.report.html.comparison import comparison_html
 
     comparison = compare_runs(
         {name: list(read_journal(run / "journal.jsonl")) for name, run in _named(runs).items()}

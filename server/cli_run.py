@@ -4,6 +4,7 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 """
 
 import json
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from common.study import Study
+    from server.journal import Listener
 
 StudyName = Annotated[
     str, typer.Argument(help="A study file, or the name of a shipped study.", show_default=False)
@@ -54,6 +56,24 @@ def how_to_go_on(folder: Path) -> str:
     except RunError:
         return "Interrupted before the first round. Give the same command again."
     return f"Interrupted. Go on with the same command, --out {folder} and --resume."
+
+
+def live_sinks(
+    folder: Path, console: Console, *, mlflow: str | None, tensorboard: Path | None
+) -> "AbstractContextManager[list[Listener]]":
+    """Listeners of a run that tell it where the command line asks for it, round by round.
+
+    Raises:
+        RunError: a library is missing, or there is no store at that place; at once.
+    """
+    from server.sinks.live import live, sinks_of
+
+    sinks = sinks_of(mlflow, tensorboard)
+    return live(
+        folder,
+        sinks,
+        warn=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
 
 
 def effective_study(

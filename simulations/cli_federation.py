@@ -16,12 +16,15 @@ from server.cli_run import (
     AsJson,
     Delta,
     Epsilon,
+    MlflowStore,
     Rounds,
     Seed,
     StrategyName,
     StudyName,
+    TensorBoardFolder,
     effective_study,
     how_to_go_on,
+    live_sinks,
     new_run_folder,
     tell_results,
 )
@@ -29,6 +32,7 @@ from simulations.cli_simulate import Sites, simulated_hospitals
 
 if TYPE_CHECKING:
     from common.study import Study
+    from server.journal import Listener
 
 federation = typer.Typer(
     help="Hospitals as processes of their own on this machine: TLS, keys, signatures.",
@@ -55,6 +59,8 @@ def federation_up(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave all processes up after the run, until Ctrl-C.")
     ] = False,
+    mlflow: MlflowStore = None,
+    tensorboard: TensorBoardFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study with real processes, TLS and keys on this machine, and take all down again.
@@ -78,10 +84,20 @@ def federation_up(
     )
     folder = out or new_run_folder(effective.name)
     (check_used if resume else check_unused)(folder)
+    sinks = live_sinks(folder, console, mlflow=mlflow, tensorboard=tensorboard)
     hospitals = sites or simulated_hospitals(effective, folder, num_sites, console, resume=resume)
     try:
         with interrupted_by_signals():
-            _run(effective, hospitals, folder, console, resume=resume, keep=keep, as_json=as_json)
+            _run(
+                effective,
+                hospitals,
+                folder,
+                console,
+                sinks=sinks,
+                resume=resume,
+                keep=keep,
+                as_json=as_json,
+            )
     except KeyboardInterrupt:
         console.print(how_to_go_on(folder), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -93,6 +109,7 @@ def _run(
     folder: Path,
     console: Console,
     *,
+    sinks: "AbstractContextManager[list[Listener]]",
     resume: bool,
     keep: bool,
     as_json: bool,
@@ -103,10 +120,10 @@ def _run(
     with ExitStack() as stack:
         with _Phases(console) as phases:
             running = stack.enter_context(up(study, sites, folder, resume=resume, tell=phases.tell))
-        with Progress(console) as progress:
+        with sinks as told, Progress(console) as progress:
             running.run(
                 resume=resume,
-                listeners=[progress.listen],
+                listeners=[progress.listen, *told],
                 tell=lambda text: console.print(text, highlight=False, soft_wrap=True),
             )
         if keep:

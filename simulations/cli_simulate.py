@@ -21,6 +21,7 @@ from server.cli_run import (
     TensorBoardFolder,
     effective_study,
     how_to_go_on,
+    live_sinks,
     new_run_folder,
     tell_results,
 )
@@ -64,7 +65,6 @@ def simulate(
 ) -> None:
     """Train one model across hospitals on this machine, and report each hospital's result."""
     from common.run_folder import check_unused, check_used
-    from server.sinks.live import live, sinks_of
     from simulations.simulate import Simulation
 
     if engine not in ("in-process", "flower"):
@@ -85,7 +85,7 @@ def simulate(
     )
     folder = out or new_run_folder(effective.name)
     (check_used if resume else check_unused)(folder)
-    sinks = sinks_of(mlflow, tensorboard)
+    sinks = live_sinks(folder, console, mlflow=mlflow, tensorboard=tensorboard)
     simulation = Simulation(
         study=effective,
         sites=sites or simulated_hospitals(effective, folder, num_sites, console, resume=resume),
@@ -95,7 +95,7 @@ def simulate(
         init_from=init_from,
     )
     try:
-        with live(folder, sinks, warn=lambda text: console.print(text, markup=False)) as told:
+        with sinks as told:
             _run(simulation, engine, console, told)
     except KeyboardInterrupt:
         console.print(how_to_go_on(folder), highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ Guarantees:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from markupsafe import Markup
@@ -38,11 +38,13 @@ class Line:
 
     Attributes:
         look: one of `LOOKS`: the last is thin and has no place in the legend.
+        legend: what the legend calls it and others that look like it; "" is its name.
     """
 
     name: str
     values: Sequence[float | None]
     look: str = "main"
+    legend: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +90,7 @@ def line_chart(
     """Lines over ascending numbers, such as rounds; there is one at least."""
     kept = _thinned(len(x))
     x = [x[i] for i in kept]
-    lines = [
-        Line(name=line.name, look=line.look, values=[line.values[i] for i in kept])
-        for line in lines
-    ]
+    lines = [replace(line, values=[line.values[i] for i in kept]) for line in lines]
     known = [v for line in lines for v in line.values if v is not None]
     low = min(0.0, *known) if from_zero else min(known)
     frame = Frame(x_ticks=_x_ticks(x), y_ticks=ticks_between(low, max(known)))
@@ -146,7 +145,8 @@ def dot_chart(
         )
     parts += [_dot(dot, bounds, place, TOP + _ROW * (n + 0.5)) for n, dot in enumerate(dots)]
     has_sd = any(dot.sd is not None for dot in dots)
-    head = (rows_are, label, sd_is) if has_sd else (rows_are, label)
+    # What stands behind the first words is of the picture.
+    head = (rows_are, label.partition(";")[0], sd_is)[: 3 if has_sd else 2]
     rows = [(d.name, number_text(d.value), number_text(d.sd))[: len(head)] for d in dots]
     table = Table(caption=title, head=head, rows=rows)
     return chart_of(title, description, Markup("").join(parts), height, table)
@@ -257,7 +257,8 @@ def _line(frame: Frame, x: Sequence[float], line: Line) -> Markup:
 
 def _legend(lines: Sequence[Line]) -> Markup:
     """What thick lines are called, above the frame, and one word for all thin ones."""
-    named = [(line.name, line.look) for line in lines if line.look != "faint"]
+    named = [(line.legend or line.name, line.look) for line in lines if line.look != "faint"]
+    named = list(dict.fromkeys(named))
     if any(line.look == "faint" for line in lines):
         named.append(("each hospital", "faint"))
     return legend_of(named)
@@ -272,7 +273,7 @@ def legend_of(named: Sequence[tuple[str, str]]) -> Markup:
                 '<path class="line {}" d="M{} 14h22"/><text class="tick" x="{}" y="18">{}</text>'
             ).format(look, left, left + 28, name)
         )
-        left += 28 + 6.6 * len(name) + 16
+        left += 28 + 7.1 * len(name) + 14
     return Markup("").join(parts)
 
 

@@ -46,8 +46,8 @@ GRAPHIC_PAIRS = [
 PICTURE = """
 .grid{stroke:var(--rule);stroke-width:1}
 .axis{stroke:var(--soft);stroke-width:1}
-.tick{fill:var(--soft);font-size:12px}
-.name{fill:var(--ink);font-size:12.5px}
+.tick{fill:var(--soft);font-size:13px}
+.name{fill:var(--ink);font-size:13px}
 .end{text-anchor:end}.mid{text-anchor:middle}
 .line{fill:none;stroke-linejoin:round;stroke-linecap:round}
 .main{stroke:var(--accent);stroke-width:2.6}
@@ -66,7 +66,7 @@ PICTURE = """
 _LAYOUT = """
 *{box-sizing:border-box}
 html{color-scheme:light dark;scroll-behavior:smooth;-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--paper);color:var(--ink);
+body{margin:0;background:var(--paper);color:var(--ink);overflow-wrap:break-word;
  font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 a{color:var(--link)}
 a:focus-visible,summary:focus-visible,.scroll:focus-visible{outline:3px solid var(--link);
@@ -119,11 +119,16 @@ _AFTER_PICTURE = """
 .pictures div figcaption{font-weight:400;font-size:.88rem;margin-top:.3rem}
 details{margin:.6rem 0}
 summary{cursor:pointer;color:var(--link);padding:.2rem 0;font-size:.92rem}
-.scroll{overflow-x:auto;margin:.8rem 0}
+.scroll{overflow-x:auto;margin:1.1rem 0;background:
+ linear-gradient(90deg,var(--paper) 40%,transparent) 0/2.5rem 100%,
+ linear-gradient(270deg,var(--paper) 40%,transparent) 100%/2.5rem 100%,
+ linear-gradient(90deg,var(--rule),transparent) 0/.8rem 100%,
+ linear-gradient(270deg,var(--rule),transparent) 100%/.8rem 100%;
+ background-repeat:no-repeat;background-attachment:local,local,scroll,scroll}
 table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding-bottom:.4rem;max-width:calc(100vw - 2.5rem)}
 th,td{padding:.35rem .7rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
-thead th{color:var(--soft);font-weight:600;vertical-align:bottom;white-space:nowrap}
+thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
 th:first-child,.words th,.words td{text-align:left}
 .words td{max-width:40rem}
 .words td:not(:last-child){white-space:nowrap}
@@ -139,7 +144,11 @@ footer{border-top:1px solid var(--rule);color:var(--soft);padding:1.2rem 1.25rem
  .body.has-nav{display:grid;grid-template-columns:12rem minmax(0,1fr);gap:2.5rem}
  nav ul{flex-direction:column;position:sticky;top:1.2rem}
 }
-@media (max-width:40rem){th,td{padding:.35rem .45rem} tbody th{min-width:7.2rem}}
+@media screen and (max-width:40rem){
+ th,td{padding:.35rem .45rem}
+ tbody th{min-width:6.6rem}
+ tr>th:first-child{position:sticky;left:0;background:var(--paper);max-width:45vw}
+}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 @media print{
  @page{margin:16mm}
@@ -147,9 +156,15 @@ footer{border-top:1px solid var(--rule);color:var(--soft);padding:1.2rem 1.25rem
  nav,.skip{display:none}
  header{background:none;padding:0 0 1rem}
  .body{display:block!important;padding:0}
- .scroll,pre{overflow:visible}
- .words td:not(:last-child),table:not(.words) td,thead th{white-space:normal}
- pre{white-space:pre-wrap}
+ .scroll,pre{overflow:visible;background:none}
+ table{font-size:8.5pt}
+ th,td{padding:.2rem .35rem}
+ tbody th,.words td:last-child{min-width:0}
+ .words td:not(:last-child),table:not(.words) td{white-space:normal}
+ th,.words td{overflow-wrap:anywhere}
+ pre{white-space:pre-wrap;overflow-wrap:anywhere}
+ figure:has(details[open]){grid-column:1/-1;max-width:none}
+ figure:has(details[open]) svg{max-width:26rem}
  figure,tr,.scroll,.figures div,.warn,.fault{break-inside:avoid}
  tfoot{display:table-row-group}
  details:not([open]){display:none}

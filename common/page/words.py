@@ -13,6 +13,15 @@ def bytes_text(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def size_text(value: float) -> str:
+    """A number of any size in at most four digits.
+
+    >>> size_text(0.04567), size_text(1234.5), size_text(0.0)
+    ('0.0457', '1,234', '0')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def several(count: int, noun: str) -> str:
     """A count with its noun.
 

@@ -10,18 +10,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from common.errors import RunError
-from common.page.document import (
-    Block,
-    Items,
-    Page,
-    Paragraph,
-    Section,
-    Table,
-    html_of,
-)
 from common.study import Study
 from server.journal import Event
-from server.report.html.report import FOOTER
 from server.report.html.spread import is_private, last_evaluated, spread_of
 from server.report.markdown import columns_of, noised_number_of, number_of, title_of
 from server.report.privacy import cost_of
@@ -43,18 +33,34 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The main metric of an outcome, of all patients pooled, for each run that has it.
+
+    Attributes:
+        kind: of the outcome.
+        values: the metric, and the standard deviation of the noise in it, by the name of the run.
+    """
+
+    title: str
+    kind: str
+    values: Mapping[str, tuple[float, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Several runs, in the order in which they were named.
 
     Attributes:
         settings: those that are not the same in all runs.
         outcomes: of each outcome, the main metrics of each run.
+        headlines: of each outcome, the first of these metrics as numbers.
         warnings: why numbers of these runs may not be comparable.
     """
 
     runs: tuple[str, ...]
     settings: tuple[Row, ...]
     outcomes: Mapping[str, tuple[Row, ...]]
+    headlines: Mapping[str, Headline]
     warnings: tuple[str, ...]
 
 
@@ -70,46 +76,14 @@ def compare(journals: Mapping[str, Sequence[Event]]) -> Comparison:
             "folders."
         )
     results = [results_of(events) for events in journals.values()]
+    by_run = dict(zip(journals, results, strict=True))
     outcomes = dict.fromkeys(name for result in results for name in result["outcomes"])
     return Comparison(
         runs=tuple(journals),
         settings=tuple(_settings(list(journals.values()), results)),
         outcomes={name: tuple(_rows(name, results)) for name in outcomes},
-        warnings=tuple(_warnings(dict(zip(journals, results, strict=True)))),
-    )
-
-
-def comparison_html(comparison: Comparison) -> str:
-    """The comparison as one HTML file, which looks like a report."""
-    blocks: list[Block] = []
-    for outcome, rows in comparison.outcomes.items():
-        blocks.append(_table(f"{outcome}: held-out patients", comparison, rows))
-    settings: Block = Paragraph(text="These runs have the same settings.")
-    if comparison.settings:
-        settings = _table("Settings that are not the same", comparison, comparison.settings)
-    sections = [
-        Section(
-            key="results",
-            title="Results",
-            blocks=[*([Items(items=comparison.warnings)] if comparison.warnings else []), *blocks],
-        ),
-        Section(key="settings", title="Settings that differ", blocks=[settings]),
-    ]
-    page = Page(
-        title=f"{len(comparison.runs)} runs compared",
-        subtitle=[", ".join(comparison.runs)],
-        sections=sections,
-        footer=f"Written by Wardround from the journals of the runs alone. {FOOTER}",
-    )
-    return html_of(page)
-
-
-def _table(caption: str, comparison: Comparison, rows: Sequence[Row]) -> Table:
-    return Table(
-        caption=caption,
-        head=("", *comparison.runs),
-        rows=[(row.name, *row.cells) for row in rows],
-        is_words=True,
+        headlines={name: _headline(name, by_run) for name in outcomes},
+        warnings=tuple(_warnings(by_run)),
     )
 
 
@@ -149,7 +123,7 @@ def _text(value: Any) -> str:
     if value is None or value == [] or value == "":
         return _ABSENT
     if isinstance(value, dict):
-        return "there"
+        return "set"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
@@ -169,6 +143,21 @@ def _rows(outcome: str, results: Sequence[dict[str, Any]]) -> Iterator[Row]:
         pooled, spread = zip(*cells, strict=True)
         yield Row(name=f"{title}, all pooled", cells=pooled)
         yield Row(name=f"{title}, over hospitals", cells=spread)
+
+
+def _headline(outcome: str, runs: Mapping[str, dict[str, Any]]) -> Headline:
+    of = next(result for result in runs.values() if result["outcomes"].get(outcome))
+    kind, unit = of["outcomes"][outcome], of["units"].get(outcome, "")
+    metric = columns_of(kind)[0]
+    values = {}
+    for name, result in runs.items():
+        evaluated = last_evaluated(result)
+        if evaluated is None or result["outcomes"].get(outcome) != kind:
+            continue
+        pooled = evaluated["pooled"][outcome]
+        if pooled.get(metric) is not None:
+            values[name] = pooled[metric], pooled.get(f"{metric}_noise_sd")
+    return Headline(title=title_of(metric, unit), kind=kind, values=values)
 
 
 def _cells(outcome: str, metric: str, result: dict[str, Any]) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 from common.metrics.classification import ClassStatistics
 from common.metrics.regression import RegressionStatistics
 from common.metrics.survival import SurvivalStatistics
+from server.report.markdown_attributions import attributions_section
 from server.report.privacy import privacy_section
 
 _MOST_ROUNDS = 20
@@ -18,7 +19,8 @@ _NOISED = (
 def report_of(results: dict[str, Any]) -> str:
     """The report of a run, whole or unfinished."""
     parts = [_heading(results), _last_round(results), _training(results), _course(results)]
-    parts += [privacy_section(results), _absences(results), *_long_updates(results)]
+    parts += [attributions_section(results), privacy_section(results), _absences(results)]
+    parts += _long_updates(results)
     return "\n\n".join(part for part in [*parts, _cost(results)] if part) + "\n"
 
 

@@ -11,6 +11,7 @@ from common.outcomes import ClassOutcome
 from common.privacy.sections import PatientPrivacy, SitePrivacy
 from common.study import Study
 from server.journal import Event
+from server.report.attributions import attributions_of
 from server.report.subgroups import subgroups_of
 
 SCHEMA = 3
@@ -71,6 +72,7 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         ],
         "rounds": _rounds(by_kind, study),
         "subgroups": subgroups_of(_statistics(by_kind), study),
+        "attributions": attributions_of(_statistics(by_kind), study),
         "absent": [
             {key: e[key] for key in ("round", "site", "reason")} for e in by_kind.get("absent", [])
         ],

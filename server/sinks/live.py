@@ -60,37 +60,51 @@ def live(
     """Listeners that tell sinks of a run after each round; its report follows when it has ended.
 
     Guarantees:
-        - A sink that fails is told of once, and does not stop the run.
+        - A sink that fails, however it does, is told of once, and does not stop the run.
         - A run that goes on is told from its beginning.
-    """
-    course, working = _course_of(folder), list(sinks)
 
-    def tell(told: Told, of: Path | None = None) -> None:
+    Args:
+        warn: told one sentence for each sink that fails.
+    """
+    working = list(sinks)
+    course = _course_of(folder) if working else Course()
+
+    def tell(so_far: Course, of: Path | None = None) -> None:
         for sink in list(working):
             try:
-                _tell(sink, told, of)
-            except RunError as fault:
+                _tell(sink, told_of(so_far), of)
+            except Exception as fault:  # noqa: BLE001  # libraries and stores raise anything
                 working.remove(sink)
-                warn(f"The run goes on without being told there. {fault}")
+                warn(f"The run goes on without being told there. {_sentence(fault)}")
 
     def listen(event: Event) -> None:
-        course.take([json.dumps(event).encode()])
+        if working:
+            course.take([json.dumps(event).encode()])
         if event["event"] in _MOMENTS:
-            tell(told_of(course))
+            tell(course)
 
     try:
         yield [listen] if working else []
     finally:
         # From the disk: a run on Flower's own runtime has no listeners here.
-        whole = _course_of(folder)
-        if whole.has_begun:
-            tell(told_of(whole), folder)
+        if working and (whole := _course_of(folder)).has_begun:
+            tell(whole, folder)
 
 
 def _course_of(folder: Path) -> Course:
     course = Course()
     course.take(Tail(path=folder / JOURNAL).read().lines)
     return course
+
+
+def _sentence(fault: Exception) -> str:
+    """Our own words; of what others raise the class alone, as its text may quote anything."""
+    if isinstance(fault, RunError):
+        return str(fault)
+    return (
+        f"Expected a place that takes it, found {type(fault).__name__}. “wardround report RUN” "
+        "with the same option tells the run again at any time."
+    )
 
 
 def _tell(sink: Sink, told: Told, folder: Path | None) -> None:

@@ -85,12 +85,12 @@ class Course:
             self._rounds[number] = self._evaluated(number)
         self._stale.clear()
         parts = [self._rounds[number] for number in sorted(self._rounds)]
-        groups = [p["subgroups"] for p in parts if (p["subgroups"] or {}).get("round") is not None]
-        return results | {
-            "rounds": [entry for part in parts for entry in part["rounds"]],
+        newest = {}
+        for key in ("subgroups", "attributions"):
             # As told of the newest round in which any hospital did.
-            "subgroups": groups[-1] if groups else results["subgroups"],
-        }
+            told = [p[key] for p in parts if (p[key] or {}).get("round") is not None]
+            newest[key] = told[-1] if told else results[key]
+        return results | newest | {"rounds": [e for part in parts for e in part["rounds"]]}
 
     def _evaluated(self, number: int) -> dict[str, Any]:
         """The results of one round's own events alone."""

@@ -26,6 +26,7 @@ _STYLE = (
 .status::before{content:"";display:inline-block;width:.7rem;height:.7rem;margin-right:.55rem;
  border-radius:50%;background:var(--faint)}
 .is-live .status::before{background:var(--accent)}
+main li>a{display:inline-block;padding:.25rem 0;overflow-wrap:anywhere}
 @media print{.link{display:none}}
 """
 )

@@ -105,7 +105,7 @@ def _standing(results: dict[str, Any], state: RunState, *, now: datetime) -> Sec
     minutes = int((now - datetime.fromisoformat(results["ended_at"])).total_seconds() // 60)
     if state.status == "running" and minutes >= _SILENT_MINUTES:
         text = (
-            f"Nothing has been written for {several(minutes, 'minute')}. Either hospitals are at "
+            f"Nothing has been written for {_silence(minutes)}. Either hospitals are at "
             "work, or the run was ended without a word; it can be taken up with --resume."
         )
         blocks.append(Paragraph(text=text, look="warn"))
@@ -113,6 +113,17 @@ def _standing(results: dict[str, Any], state: RunState, *, now: datetime) -> Sec
     resumed = f" Taken up again {several(state.num_resumed, 'time')}." if state.num_resumed else ""
     blocks.append(Paragraph(text=f"Last event: {last} UTC.{resumed}", look="note"))
     return Section(key="now", title="Now", blocks=blocks)
+
+
+def _silence(minutes: int) -> str:
+    """A time without a word, in the largest unit of which there are two.
+
+    >>> _silence(1), _silence(119), _silence(180), _silence(4321)
+    ('1 minute', '119 minutes', '3 hours', '3 days')
+    """
+    if minutes < 120:
+        return several(minutes, "minute")
+    return several(minutes // 60, "hour") if minutes < 2880 else several(minutes // 1440, "day")
 
 
 def _metrics(results: dict[str, Any]) -> list[Figure]:

@@ -1,10 +1,12 @@
 """Runs told to TensorBoard and MLflow, and read back by these libraries."""
 
 import json
+import os
 import re
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,26 +134,40 @@ def test_a_run_told_while_it_goes_on_is_that_told_after_it(tmp_path: Path) -> No
     assert one.read_bytes() == other.read_bytes()
 
 
+@dataclass(frozen=True)
 class Failing:
-    """A sink that is full."""
+    """A sink that takes nothing."""
+
+    fault: Exception
 
     def tell(self, told: Told) -> None:
-        raise OSError("no space left")
+        raise self.fault
 
     def keep(self, told: Told, folder: Path) -> None:
         raise AssertionError("a sink that failed is asked again")
 
 
-def test_a_sink_that_fails_is_told_of_once_and_the_others_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (OSError("no space left"), "no space left"),
+        (RunError("Expected a store, found none."), "Expected a store, found none."),
+        (KeyError("a password"), "found KeyError. “wardround report RUN”"),
+    ],
+)
+def test_a_sink_that_fails_is_told_of_once_and_the_others_go_on(
+    tmp_path: Path, fault: Exception, words: str
+) -> None:
     journal, warnings = plain_journal(), []
-    sinks: list[Sink] = [Failing(), *sinks_of(None, tmp_path / "board")]
+    sinks: list[Sink] = [Failing(fault), *sinks_of(None, tmp_path / "board")]
     with live(tmp_path / "run", sinks, warn=warnings.append) as (listen,):
         for event in journal:
             listen(event)
         write(tmp_path / "run", journal)
     assert len(warnings) == 1
     assert "The run goes on without being told there." in warnings[0]
-    assert "no space left" in warnings[0]
+    assert words in warnings[0]
+    assert "password" not in warnings[0]
     assert_same(read_tensorboard(tmp_path / "board"), curves_of(told(journal)))
 
 
@@ -252,3 +268,23 @@ def test_a_password_in_the_address_of_a_store_is_not_quoted(tmp_path: Path) -> N
     with pytest.raises(RunError, match=r"store at nonsense://…@nowhere") as fault:
         tell_run(run, sinks_of("nonsense://ann:secret@nowhere", None))
     assert "secret" not in str(fault.value)
+
+
+def test_a_store_that_does_not_answer_is_given_up_soon_and_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TIMEOUT", "MAX_RETRIES"):
+        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}", raising=False)
+    warnings: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+        sinks = sinks_of(f"http://127.0.0.1:{port}", None)
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with live(write(tmp_path / "run", []), sinks, warn=warnings.append) as (listen,):
+            for event in plain_journal():
+                listen(event)
+    (warning,) = warnings
+    assert f"Expected an MLflow store at http://127.0.0.1:{port}" in warning

@@ -6,6 +6,15 @@ from typing import Any
 import numpy as np
 
 from client.private_statistics import private_evaluation
+from common.metrics.attributions import (
+    ABSOLUTE,
+    DIRECTED,
+    PATIENTS,
+    SIGNED,
+    bound_of,
+    columns_of,
+    prefixes_of,
+)
 from common.metrics.evaluation import PERSONAL, to_flat
 from common.metrics.subgroups import group_statistics_of, splits_of
 from common.privacy.mechanisms import NoiseSource
@@ -28,7 +37,10 @@ OWN = study_of(personal={"fine_tune_steps": 3})
 PRIVATE = study_of(privacy={"mode": "patient", "epsilon": 3.0, "delta": 1e-4})
 OF_SITES = study_of(privacy={"mode": "site", "epsilon": 3.0, "delta": 1e-3})
 SUBGROUPS = ["sex", {"feature": "age_years", "edges": [45, 65]}]
-GROUPED = study_of(outcomes=MORE_OUTCOMES, evaluation={"subgroups": SUBGROUPS})
+# Everything that a study may ask for once.
+GROUPED = study_of(
+    outcomes=MORE_OUTCOMES, evaluation={"subgroups": SUBGROUPS, "attributions": True}
+)
 SITES = ("north", "south", "west")
 
 
@@ -101,6 +113,7 @@ def plain_journal(study: Study = PLAIN, *, num_rounds: int = 2) -> list[Event]:
                 sums |= to_flat(evaluation(200, study, seed=seed + 99), model=PERSONAL)
             if kind == "evaluate":
                 sums |= groups_of(study, 200, seed=seed + 10 * number)
+                sums |= attributions_of(study, 200, seed=seed)
             sums |= {"seconds_training": (1.0,), "seconds_evaluation": (0.25,)}
             journal.append(reply_of(kind, number, site, sums))
         if number < num_rounds:
@@ -125,6 +138,24 @@ def groups_of(study: Study, num_patients: int, seed: int) -> dict[str, tuple[flo
                 for name, statistics in group_statistics_of(study).items()
             }
             flat |= to_flat(sums, model=group.key)
+    return flat
+
+
+def attributions_of(study: Study, num_patients: int, seed: int) -> dict[str, tuple[float, ...]]:
+    """What predictions rest on: the later a column, the less; nothing is told of the first."""
+    flat: dict[str, tuple[float, ...]] = {}
+    columns = columns_of(study)
+    for outcome, prefix in prefixes_of(study).items():
+        part_F = np.array([0.0, *(1 / (n + 2 + seed) for n in range(len(columns) - 1))])
+        size_F = part_F * num_patients * bound_of(study.outcomes[outcome]) / 10
+        direction_F = np.array([0.9 if c.has_direction else 0.0 for c in columns])
+        told = {
+            PATIENTS: np.where(part_F > 0, float(num_patients), 0.0),
+            ABSOLUTE: size_F,
+            SIGNED: -size_F / 2,
+            DIRECTED: size_F * direction_F,
+        }
+        flat |= {prefix + name: tuple(value.tolist()) for name, value in told.items()}
     return flat
 
 

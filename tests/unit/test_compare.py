@@ -10,7 +10,8 @@ from common.errors import RunError
 from common.study import Study
 from server.cli_report import compare as compare_command
 from server.journal import Event
-from server.report.compare import compare, comparison_html
+from server.report.compare import compare
+from server.report.html.comparison import comparison_html
 from server.report.results import results_of
 from tests.unit.builders import study_of
 from tests.unit.report_journals import (
@@ -49,7 +50,7 @@ def test_equal_runs_have_no_differing_settings() -> None:
 
 def test_a_part_that_one_run_lacks_is_one_line() -> None:
     settings = settings_of(plain_journal(study_of()), plain_journal(PLAIN))
-    assert settings["outcomes.death"] == ("–", "there")
+    assert settings["outcomes.death"] == ("–", "set")
     assert not [name for name in settings if name.startswith("outcomes.death.")]
 
 
@@ -97,6 +98,20 @@ def test_noise_cost_and_unfinished_runs_are_warned_of() -> None:
     assert "b is unfinished" in told
     assert "Most epsilon spent: a 2.700." in told
     assert "a difference smaller than between two seeds is chance" in told
+
+
+def test_the_page_has_a_chart_of_the_runs_that_have_the_metric_and_explains_it() -> None:
+    comparison = compare({"a": private_journal(), "b": plain_journal(), "c": begun(PLAIN)})
+    values = comparison.headlines["event"].values
+    assert list(values) == ["a", "b"]
+    assert values["a"][1] is not None
+    assert values["b"][1] is None
+    page = comparison_html(comparison)
+    assert "AUROC of event, all patients pooled, run by run" in page
+    # Of stay and death, one run alone has a number: there is nothing to draw.
+    assert page.count("<svg") == 1
+    assert "0.5 is guessing, 1 is always right" in page
+    assert "± beside it is the noise" in page
 
 
 @pytest.mark.parametrize("journals", [{}, {"one": [start_of(PLAIN)]}])

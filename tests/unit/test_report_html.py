@@ -11,9 +11,13 @@ import pytest
 from pydantic import ValidationError
 
 from common.errors import RefusalCode, WardroundError
+from common.page.document import Table
 from server.journal import Event
 from server.report import write_report
+from server.report.html.facts import facts_of
+from server.report.html.glossary import glossary
 from server.report.html.words import reason_of
+from server.report.results import results_of
 from tests.unit.builders import study_of
 from tests.unit.report_journals import (
     GROUPED,
@@ -215,8 +219,12 @@ def test_the_summary_says_what_was_trained_and_how_far_hospitals_are_apart() -> 
         "One model for “Fever & falls” (small) was trained across 3 hospitals in 2 rounds" in text
     )
     assert "It predicts “event”, “stay” and “death” from" in text
-    assert re.search(r"event: AUROC \S+ over the held-out patients of all hospitals together", text)
-    assert re.search(r"hospital by hospital \S+ ± \S+ over all hospitals, from \S+ to \S+\.", text)
+    assert re.search(
+        r"event: Of two patients .* guessing would be right in 50\. That is AUROC \S+, over the "
+        r"held-out patients of all hospitals together, after round 2\.",
+        text,
+    )
+    assert re.search(r"Hospital by hospital: \S+ ± \S+ over all hospitals, from \S+ to \S+\.", text)
     assert re.search(r"Before the first round it was 0\.\d{3}\.", text)
     assert "Whether a hospital gains by joining" in text
 
@@ -331,3 +339,58 @@ def test_a_long_run_of_many_hospitals_is_below_a_megabyte() -> None:
         journal += [reply_of("train", number, site, metrics) for site in sites]
         journal.append(event_of("round_finished", round=number + 1, seconds=0.5))
     assert len(page_of([*journal, event_of("run_finished", round=100)]).encode()) < 1_000_000
+
+
+def test_hospitals_with_suspiciously_long_updates_are_in_the_page() -> None:
+    lengths = iter(({"north": 3.5, "west": 5.0}, {"north": 12.25}))
+    journal = [
+        e | ({"long_updates": next(lengths)} if e["event"] == "aggregated" else {})
+        for e in plain_journal()
+    ]
+    text = Tree(page_of(journal)).text
+    assert "Suspiciously long updates" in text
+    assert "north 12.25 times the median 1–2" in text
+    assert "west 5 times the median 1 " in text
+    assert "Suspiciously long updates" not in text_of("plain")
+
+
+def test_the_order_is_that_of_readers_results_then_privacy_then_how_it_went() -> None:
+    keys = re.findall(r'<section id="([a-z-]+)"', page_of(plain_journal(GROUPED)))
+    order = ["summary", "hospitals", "groups", "thresholds", "survival", "planning"]
+    order += ["privacy", "left", "part", "curves", "time", "card", "words", "environment"]
+    assert [key for key in keys if key in order] == order
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "is_warning"),
+    [
+        ("plain", "No limit is promised. No record left a hospital, but exact sums", True),
+        ("private sites", "hides which hospitals took part, and protects no patient", True),
+        # (1 + 1e-4 · e^-2.7) / (1 + e^-2.7) = 0.9370 + …, rounded up.
+        ("private", "is right at most 93.8 % of the time, whatever else they know", False),
+    ],
+)
+def test_the_summary_says_what_may_be_learned_of_patients(
+    name: str, said: str, is_warning: bool
+) -> None:
+    first = PAGES[name].split("</section>")[0].split("What may be learned of patients")[1]
+    (paragraph,) = re.findall(r"<p( class=\"warn\")?>(.*?)</p>", first)
+    assert said in paragraph[1].replace("\xa0", " ")
+    assert bool(paragraph[0]) is is_warning
+
+
+def test_every_word_of_the_tables_is_explained_and_no_metric_that_the_run_has_not() -> None:
+    meanings = glossary(results_of(plain_journal()), facts_of(plain_journal()))
+    (table,) = meanings.blocks
+    assert isinstance(table, Table)
+    words = {row[0] for row in table.rows}
+    head = re.findall(r'<th scope="col">([^<]+)</th>', PAGES["plain"].split('id="thresholds"')[0])
+    own = {"hospital", "held out", "predicted between", "patients", "mean predicted", "observed"}
+    metrics = {re.sub(r" \(\w+\)$", "", name) for name in head} - own
+    assert metrics <= words
+    assert "epsilon" not in words
+    binary = study_of()
+    of_binary = Tree(page_of(plain_journal(binary))).text.split("Words of this report")[1]
+    assert "AUPRC" in of_binary
+    assert "C-index" not in of_binary.split("How to do it again")[0]
+    assert "epsilon" in text_of("private").split("Words of this report")[1]

@@ -1,19 +1,18 @@
-"""How pages look: contrast in both colour schemes, the content policy, and a real browser."""
+"""How pages look: contrast in both colour schemes, and the content policy.
+
+In a real browser: tests/browser.
+"""
 
 import base64
 import hashlib
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from common.page.style import DARK, GRAPHIC_PAIRS, LIGHT, STYLE, TEXT_PAIRS, content_policy
-from tests.unit.report_journals import page_of, plain_journal, private_journal
+from tests.unit.report_journals import page_of, plain_journal
 
 SCHEMES = {"light": LIGHT, "dark": DARK}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def luminance_of(colour: str) -> float:
@@ -67,28 +66,3 @@ def test_the_policy_allows_the_style_sheet_of_the_page_and_nothing_else() -> Non
     assert "unsafe" not in policy
     assert "http" not in policy
     assert f'content="{policy}"'.replace("'", "&#39;") in page
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-@pytest.mark.parametrize("width", [360, 1280])
-def test_a_browser_shows_the_page_without_a_word_of_complaint(tmp_path: Path, width: int) -> None:
-    path = tmp_path / "report.html"
-    path.write_text(page_of(private_journal()), encoding="utf-8")
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    words += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    done = subprocess.run(
-        [
-            str(CHROMIUM),
-            *words,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--window-size={width},900",
-            f"--screenshot={tmp_path / 'page.png'}",
-            path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0
-    assert "CONSOLE" not in done.stderr
-    assert (tmp_path / "page.png").stat().st_size > 10_000

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -68,11 +69,11 @@ def journal_of(study: Study, **sizes: int) -> list[Event]:
 def test_thresholds_are_told_of_all_patients_and_by_hospital() -> None:
     found = section(thresholds, plain_journal())
     whole = tables(found)["event: held-out patients of all hospitals, by threshold, in %"]
-    assert [float(row[0]) for row in whole.rows] == list(GRID)
+    assert [float(row[0]) / 100 for row in whole.rows] == list(GRID)
     assert all(re.fullmatch(r"\d+ \(\d+ to \d+\)", row[2]) for row in whole.rows)
-    by_hospital = tables(found)["event: the same by hospital, in %"]
+    by_hospital = tables(found)["event: held-out patients by hospital and threshold, in %"]
     assert {row[0] for row in by_hospital.rows} == {"north", "south", "west"}
-    assert [row[1] for row in by_hospital.rows[:3]] == ["0.1", "0.2", "0.5"]
+    assert [row[1] for row in by_hospital.rows[:3]] == ["10", "20", "50"]
     (chart,) = [block.charts[0] for block in found.blocks if isinstance(block, Charts)]
     assert len(chart.table.rows) == len(whole.rows)
 
@@ -143,13 +144,19 @@ def test_observed_and_predicted_survival_stand_side_by_side() -> None:
     assert chart.table.rows[0] == ("0", "1", "1", "1", "1")
 
 
-def test_no_time_is_told_at_which_few_are_at_risk() -> None:
-    few = journal_of(PLAIN, north=12)
-    assert all(
-        int(row[1]) >= 10 for t in tables(section(survival_curves, few)).values() for row in t.rows
-    )
-    assert len(next(iter(tables(section(survival_curves, few)).values())).rows) < 3
-    assert section(survival_curves, journal_of(PLAIN, north=9)).blocks == []
+@pytest.mark.parametrize(("num_patients", "num_times"), [(9, 0), (12, 0), (60, 1), (400, 3)])
+def test_no_time_is_told_at_which_few_are_at_risk_or_until_which_few_have_left(
+    num_patients: int, num_times: int
+) -> None:
+    found = section(survival_curves, journal_of(PLAIN, north=num_patients))
+    whole = tables(found).get("death: without the event at the study's times, all hospitals")
+    assert (0 if whole is None else len(whole.rows)) == num_times
+    for table in tables(found).values():
+        left = [num_patients, *(int(row[1].replace(",", "")) for row in table.rows)]
+        assert min(left) >= 10
+        # A number is shown without its half of a patient who was censored.
+        assert all(one - other >= 9.5 for one, other in pairwise(left))
+    assert bool(found.blocks) is bool(num_times)
 
 
 def test_of_an_order_alone_only_what_was_observed_is_told() -> None:

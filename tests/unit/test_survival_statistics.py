@@ -408,3 +408,9 @@ def test_the_bound_of_an_order_alone_tells_something_too() -> None:
     metrics = ORDER_ONLY.metrics_of(ORDER_ONLY.sums_of(falling_B1, labels))
     exact = ORDER_ONLY.exact_metrics(falling_B1, labels)
     assert abs(metrics["c_index"] - exact["c_index"]) <= metrics["c_index_error_bound"] < 0.1
+
+
+def test_a_risk_that_is_no_number_has_no_bin_and_is_an_error() -> None:
+    labels = labels_of([1.0, 2.0], [True, False])
+    with pytest.raises(ValueError, match="found some that are not a number"):
+        ORDER_ONLY.sums_of(np.array([[0.5], [np.nan]]), labels)

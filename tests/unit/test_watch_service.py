@@ -2,12 +2,11 @@
 
 import json
 import os
-import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,7 +26,6 @@ from server.watch.runs import Runs, runs_to_watch
 from server.watch.service import Service
 from tests.unit.report_journals import plain_journal
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WITHIN_S = 60.0
 
 
@@ -193,17 +191,33 @@ def test_connections_that_ask_nothing_keep_no_reader_out(
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S))
             for _ in range(service_module._MOST_CONNECTIONS)
         ]
-        for connection in connections:
-            connection.sendall(begun)
-        # Each is closed, and nothing was said to it.
-        assert [connection.recv(1) for connection in connections] == [b""] * len(connections)
+        # Each is closed, perhaps before it has begun to ask, and nothing was said to it.
+        assert [_said(connection, begun) for connection in connections] == [b""] * len(connections)
+        monkeypatch.setattr(service_module, "_IDLE_S", WITHIN_S)
         assert httpx.get(url).status_code == 200
+
+
+def _said(connection: socket.socket, begun: bytes) -> bytes:
+    """What is answered to this; nothing where the connection is closed, however that is told."""
+    try:
+        connection.sendall(begun)
+        return connection.recv(1)
+    except ConnectionError:
+        return b""
 
 
 def test_a_stream_is_no_connection_that_asks_nothing(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "_IDLE_S", 0.01)
+    looked_at = threading.Event()
+    look = service_module.Connection._close_if_idle
+
+    def watched(connection: service_module.Connection) -> None:
+        look(connection)
+        looked_at.set()
+
+    monkeypatch.setattr(service_module, "_IDLE_S", 1.0)
+    monkeypatch.setattr(service_module.Connection, "_close_if_idle", watched)
     write(run, 7)
     with (
         served(Runs(first=run)) as url,
@@ -211,8 +225,8 @@ def test_a_stream_is_no_connection_that_asks_nothing(
     ):
         told = changes(stream)
         next(told)
+        assert looked_at.wait(WITHIN_S)
         write(run)
-        # After half a second, in which the connection was looked at many times.
         assert next(told)["status"].startswith("Finished")
 
 
@@ -291,35 +305,3 @@ def test_the_newest_run_is_watched_where_none_is_named(tmp_path: Path) -> None:
     assert runs.names == ["old", "new"]
     assert runs.first.name == "old"
     assert runs_to_watch(tmp_path / "elsewhere", tmp_path / "runs").names == ["elsewhere"]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-@pytest.mark.parametrize("width", [360, 1280])
-def test_a_browser_follows_the_run_without_a_word_of_complaint(
-    url: str, tmp_path: Path, width: int
-) -> None:
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    words += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    network = tmp_path / "network.json"
-    done = subprocess.run(
-        [
-            str(CHROMIUM),
-            *words,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--log-net-log={network}",
-            f"--window-size={width},900",
-            f"--screenshot={tmp_path / 'page.png'}",
-            url,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0
-    assert "CONSOLE" not in done.stderr
-    assert (tmp_path / "page.png").stat().st_size > 10_000
-    # Chromium asks things of its own; the page's requests name it as their initiator.
-    asked = re.findall(
-        rf'"initiator":"{url.rstrip("/")}"[^\n]*?"url":"([^"]+)"', network.read_text()
-    )
-    assert set(asked) == {f"{url}runs/first/events"}

@@ -9,6 +9,7 @@ from typing import Any
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.page.document import Block, Heading, Items, Paragraph, Section, Table
 from common.page.words import listed, several
+from server.report.html.attributions import leading_features
 from server.report.html.facts import Facts
 from server.report.html.spread import is_private, last_evaluated, spread_of
 from server.report.html.subgroups import has_groups
@@ -41,6 +42,7 @@ def model_card(results: dict[str, Any], facts: Facts) -> Section:
         ["Training data", _training_data(results)],
         ["Evaluation data", _evaluation_data(facts)],
         ["Metrics", _metrics(results)],
+        *_reliance(results),
         ["Privacy", _privacy(results)],
     ]
     blocks: list[Block] = [
@@ -127,6 +129,14 @@ def _metrics(results: dict[str, Any]) -> str:
         + (f" ({s.text})" if s.text else "")
         for name, s in spreads.items()
     )
+
+
+def _reliance(results: dict[str, Any]) -> list[list[str]]:
+    """What predictions rest on, where hospitals told of it."""
+    leading = {outcome: names for outcome, names in leading_features(results).items() if names}
+    told = "; ".join(f"{outcome}: most on {listed(names)}" for outcome, names in leading.items())
+    more = "“What predictions rest on” has all that hospitals told of"
+    return [["What predictions rest on", f"{told}. {more}."]] if told else []
 
 
 def _privacy(results: dict[str, Any]) -> str:

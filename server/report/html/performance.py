@@ -75,7 +75,10 @@ def results_table(
     for bounded in ("auroc", "c_index"):
         bound = pooled.get(f"{bounded}_error_bound")
         if bound is not None:
-            notes.append(f"Pooled {title_of(bounded)} from histograms, exact to ±{bound:.4f}.")
+            notes.append(
+                f"The {title_of(bounded)} of all pooled is computed from counts of patients by "
+                f"predicted risk, and exact to ±{bound:.4f}."
+            )
     return Table(
         caption=caption,
         head=("hospital", "held out", *(title_of(column, unit) for column in columns)),
@@ -142,7 +145,10 @@ def _oracle(outcome: str, results: dict[str, Any], evaluated: dict[str, Any]) ->
     columns = [c for c in columns_of(results["outcomes"][outcome]) if exact.get(c) is not None]
     unit = results["units"].get(outcome, "")
     numbers = ", ".join(f"{title_of(c, unit)} {number_of(c, exact[c])}" for c in columns)
-    text = f"Exact, from the pooled predictions, which exist in simulation only: {numbers}."
+    text = (
+        "Exact, from the predictions of all patients at one place, which exist in a simulation "
+        f"alone: {numbers}."
+    )
     return [Paragraph(text=text, look="note")]
 
 

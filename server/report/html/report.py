@@ -1,13 +1,21 @@
-"""A run as one page: which sections there are, and in which order."""
+"""A run as one page: which sections there are, and in which order.
+
+First what everybody should read; then how well the model does and what a decision by it would do,
+for clinicians; what was promised, attacked and sent, for privacy officers; then how the run went,
+and what is needed to judge or repeat it.
+"""
 
 from typing import Any
 
 from common.page.document import Page, html_of
+from server.report.html.attributions import attributions
 from server.report.html.audits import audited
 from server.report.html.card import model_card
-from server.report.html.course import environment, taking_part, timing, what_left
+from server.report.html.course import environment, taking_part, timing
 from server.report.html.demand import demand
 from server.report.html.facts import Facts
+from server.report.html.glossary import glossary
+from server.report.html.left import what_left
 from server.report.html.performance import by_hospital, learning_curves, own_models
 from server.report.html.privacy import privacy
 from server.report.html.subgroups import subgroups
@@ -35,18 +43,20 @@ def report_html(results: dict[str, Any], facts: Facts) -> str:
         sections=[
             summary(results, facts),
             by_hospital(results, facts),
+            own_models(results),
             subgroups(results, facts),
+            attributions(results, facts),
             thresholds(results, facts),
             survival_curves(results, facts),
             demand(results, facts),
-            learning_curves(results),
-            own_models(results),
-            taking_part(results),
             privacy(results),
             audited(results),
             what_left(results, facts),
+            taking_part(results),
+            learning_curves(results),
             timing(results, facts),
             model_card(results, facts),
+            glossary(results, facts),
             environment(results, facts),
         ],
         footer=f"Written by Wardround {results['release']} from the run's journal alone. {FOOTER}",

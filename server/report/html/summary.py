@@ -4,6 +4,7 @@ from typing import Any
 
 from common.page.document import Block, Figure, Figures, Heading, Items, Paragraph, Section
 from common.page.words import bytes_text, listed, several
+from common.privacy.meaning import most_right, percent_text
 from server.report.html.facts import Facts
 from server.report.html.spread import Spread, is_private, last_evaluated, spread_of
 from server.report.html.subgroups import has_groups
@@ -24,6 +25,8 @@ def summary(results: dict[str, Any], facts: Facts) -> Section:
     told = _what_came_out(results)
     blocks.append(Items(items=told) if told else Paragraph(text=_nothing_yet(results)))
     blocks += [
+        Heading(text="What may be learned of patients"),
+        *_risk(results),
         Heading(text="What this report does not tell"),
         Items(items=_unknown(results)),
     ]
@@ -105,22 +108,64 @@ def _what_came_out(results: dict[str, Any]) -> list[str]:
         spread = spread_of(results, evaluated, outcome)
         if spread.pooled is None:
             continue
-        parts = [
-            f"{outcome}: {spread.title} {_noised(spread, evaluated, outcome)} over the held-out "
-            f"patients of all hospitals together, after round {evaluated['round']}"
-            + (f"; hospital by hospital {spread.text}." if spread.text else ".")
-        ]
-        if kind != "multiclass":
-            unit = results["units"].get(outcome, "")
-            parts.append(meaning_of(spread.metric, spread.pooled, unit=unit, outcome=outcome))
-            parts.append(_is_it_chance(spread, evaluated["pooled"][outcome]))
+        unit = results["units"].get(outcome, "")
+        meaning = meaning_of(spread.metric, spread.pooled, unit=unit, outcome=outcome)
+        number = f"{spread.title} {noised_number_of(spread.metric, evaluated['pooled'][outcome])}"
+        of_whom = "held-out patients of all hospitals together"
+        if kind == "multiclass" or not meaning:
+            parts = [f"{outcome}: {number} over the {of_whom}, after round {evaluated['round']}."]
+        else:
+            parts = [
+                f"{outcome}: {meaning} That is {number}, over the {of_whom}, after round "
+                f"{evaluated['round']}.",
+                _is_it_chance(spread, evaluated["pooled"][outcome]),
+            ]
+        if spread.text:
+            parts.append(f"Hospital by hospital: {spread.text}.")
         parts.append(_before(results, evaluated, outcome))
         told.append(" ".join(part for part in parts if part))
     return told
 
 
-def _noised(spread: Spread, evaluated: dict[str, Any], outcome: str) -> str:
-    return noised_number_of(spread.metric, evaluated["pooled"][outcome])
+_ATTACKED = {
+    "held": "Attacks were tried on this run, and refute nothing of that (“Audited”).",
+    "broken": "An attack proves that this is not kept: do not release the model (“Audited”).",
+    "no claim": "“Audited” has what attacks on such a model reach.",
+}
+_NOT_VOUCHED = "An audit could not vouch for that: do not release the model (“Audited”)."
+_NOT_ATTACKED = "No attack was tried on this run (“wardround audit-privacy RUN” does that)."
+
+
+def _risk(results: dict[str, Any]) -> list[Block]:
+    """What is promised to patients, in a sentence or two; the section on privacy has the rest."""
+    promised = results["privacy"]
+    audit = results["audit"]
+    attacked = _NOT_ATTACKED if audit is None else _ATTACKED.get(audit["verdict"], _NOT_VOUCHED)
+    if promised["mode"] == "none":
+        text = (
+            "No limit is promised. No record left a hospital, but exact sums over its patients and "
+            f"updates of the model did, and those can tell of single patients. {attacked}"
+        )
+        return [Paragraph(text=text, look="warn")]
+    if promised["mode"] == "site":
+        text = (
+            "The model hides which hospitals took part, and protects no patient from the "
+            "coordinator."
+        )
+        return [Paragraph(text=text, look="warn")]
+    spent = [c["epsilon"] for c in promised["sites"].values() if c["epsilon"] is not None]
+    epsilon = max(spent, default=promised["epsilon"])
+    limit = "A limit is promised for every patient"
+    if epsilon is not None:
+        most = percent_text(most_right(epsilon, promised["delta"]))
+        limit = (
+            "Whoever guesses from all that was released whether a certain patient was trained on, "
+            f"and held yes and no for equally likely before, is right at most {most} of the time, "
+            "whatever else they know; a coin is right half of the time (epsilon "
+            f"{cost_of(epsilon)}, delta {promised['delta']:g})"
+        )
+    is_fine = audit is None or audit["verdict"] == "held"
+    return [Paragraph(text=f"{limit}. {attacked}", look="" if is_fine else "warn")]
 
 
 def _is_it_chance(spread: Spread, pooled: dict[str, float | None]) -> str:

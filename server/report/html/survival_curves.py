@@ -19,8 +19,9 @@ _MOST_HOSPITALS = 40
 _NOTE = (
     "Observed: the life table of held-out patients (those who are censored within a bin of time "
     "count as at risk for half of it), with 95 % intervals by Greenwood's variance. Predicted: the "
-    f"mean of the model's curves. Times with fewer than {FEWEST} patients left at risk are left "
-    "out. A right average can hide errors that cancel; the C-index tells of the order."
+    f"mean of the model's curves. Times with fewer than {FEWEST} patients left at risk, or fewer "
+    "who left since the time before, are left out. A right average can hide errors that cancel; "
+    "the C-index tells of the order."
 )
 _ORDER_ALONE = (
     "The model predicts who is at higher risk, and no probability (Cox), so there is no predicted "
@@ -44,7 +45,8 @@ def survival_curves(results: dict[str, Any], facts: Facts) -> Section:
     """Of each outcome of survival: the curves, the study's times, and hospitals at one of them.
 
     Guarantees:
-        - No time is told at which fewer than `FEWEST` patients are at risk.
+        - No time is told at which fewer than `FEWEST` patients are at risk, or until which fewer
+          have left since the start or the time before.
         - Without the sum of the predicted curves, what was observed stands alone and says so.
     """
     blocks: list[Block] = []
@@ -59,7 +61,7 @@ def survival_curves(results: dict[str, Any], facts: Facts) -> Section:
 
 
 def _of_outcome(name: str, outcome: SurvivalOutcome, facts: Facts) -> list[Block]:
-    compared = _compared(facts.totals[name], outcome)
+    compared = _apart(_compared(facts.totals[name], outcome), facts.totals[name].num_patients)
     if not compared:
         return []
     has_curve = compared[0].predicted is not None
@@ -89,6 +91,17 @@ def _compared(sums: EvaluationSums, outcome: SurvivalOutcome) -> list[_Compared]
     ]
 
 
+def _apart(compared: Sequence[_Compared], num_patients: float) -> list[_Compared]:
+    """The times until which enough patients have left since the last one that is kept."""
+    kept: list[_Compared] = []
+    before = num_patients
+    for one in compared:
+        if before - one.observed.at_risk >= FEWEST:
+            kept.append(one)
+            before = one.observed.at_risk
+    return kept
+
+
 def _head(first: str, *, has_curve: bool) -> tuple[str, ...]:
     observed = (first, "left at risk", "observed", "95 % interval")
     return (*observed, "predicted", "predicted is") if has_curve else observed
@@ -115,8 +128,15 @@ def _chart(name: str, outcome: SurvivalOutcome, compared: Sequence[_Compared]) -
     observed = [c.observed for c in compared]
     lines = [
         Line(name="observed", values=[1.0, *(s.observed for s in observed)]),
-        Line(name="low", values=[1.0, *(s.interval[0] for s in observed)], look="third"),
-        Line(name="high", values=[1.0, *(s.interval[1] for s in observed)], look="third"),
+        *(
+            Line(
+                name=f"{end} end of the 95 % interval",
+                values=[1.0, *(s.interval[n] for s in observed)],
+                look="third",
+                legend="95 % interval",
+            )
+            for n, end in enumerate(("lower", "upper"))
+        ),
     ]
     predicted = [c.predicted for c in compared]
     last = observed[-1]
@@ -130,7 +150,7 @@ def _chart(name: str, outcome: SurvivalOutcome, compared: Sequence[_Compared]) -
         lines=lines,
         x_label=f"time in {outcome.unit}",
         y_label="part of patients",
-        description=f"{told}. Low and high: the ends of 95 % intervals of what was observed.",
+        description=f"{told}. Dotted: the ends of 95 % intervals of what was observed.",
         from_zero=True,
     )
     return Charts(charts=[chart])
@@ -144,7 +164,8 @@ def _by_hospital(
     rows = []
     for site, sums in sorted(by_site.items()):
         compared = _compared(sums[name], outcome) if name in sums else []
-        rows += [_row(site, c) for c in compared if c.observed.time == middle and c.predicted]
+        told = [c for c in compared if c.observed.time == middle and c.predicted]
+        rows += [_row(site, c) for c in _apart(told, sums[name].num_patients)] if told else []
     if not rows or len(rows) > _MOST_HOSPITALS:
         return []
     return [

@@ -25,10 +25,12 @@ _NOT_CHOSEN = (
     "than it is, and must be tried on other patients first."
 )
 _NOTE = (
-    "Everyone whose predicted probability is at the threshold or above is flagged. PPV: of those "
-    "flagged, who have the outcome; NPV: of those not flagged, who have it not. In brackets 95 % "
-    "intervals. PPV and NPV hold where the outcome is as frequent as here. The grid is fixed "
-    f"beforehand; thresholds with fewer than {FEWEST} patients between them are left out."
+    "Everyone whose predicted probability is at the threshold or above is flagged. Sensitivity: of "
+    "those who have the outcome, which part is flagged; specificity: of those who have it not, "
+    "which part is not. PPV: of those flagged, which part has the outcome; NPV: of those not "
+    "flagged, which part has it not; both hold where the outcome is as frequent as here. In "
+    "brackets 95 % intervals. The grid is fixed beforehand; thresholds with fewer than "
+    f"{FEWEST} patients between them are left out."
 )
 _NOISED = (
     " Counts carry noise for privacy; the intervals hold it. Thresholds are the edges of the bins "
@@ -80,7 +82,7 @@ def _table(outcome: str, made: Sequence[Decision], *, is_noised: bool) -> Table:
 
 
 def _threshold_text(threshold: float) -> str:
-    return f"{threshold:.3g}"
+    return f"{100 * threshold:.3g}"
 
 
 def _cells_text(decision: Decision) -> list[str]:
@@ -132,7 +134,7 @@ def _by_hospital(outcome: str, facts: Facts) -> list[Block]:
         return []
     return [
         Table(
-            caption=f"{outcome}: the same by hospital, in %",
+            caption=f"{outcome}: held-out patients by hospital and threshold, in %",
             head=("hospital", "threshold", *_HEAD),
             rows=rows,
             note=(
@@ -155,7 +157,7 @@ def _nearest(made: Sequence[Decision]) -> list[Decision]:
 def recalibration_text(line: Recalibration) -> str:
     """What the line says, in sentences, and what it does not allow."""
     low, high = line.slope_interval
-    numbers = f"Slope {line.slope:.2f} ({low:.2f} to {high:.2f})"
+    numbers = f"slope {line.slope:.2f} ({low:.2f} to {high:.2f})"
     if low <= 0:
         said = "from these patients, predictions cannot be told from ones that know nothing"
     elif high < 1:
@@ -171,12 +173,17 @@ def recalibration_text(line: Recalibration) -> str:
     else:
         said = "how far apart predictions lie is as it should be, as far as these patients tell"
     low, high = line.shift_interval
-    on_average = "about right on average"
+    on_average = "probabilities are about right on average"
     if low > 0 or high < 0:
-        on_average = "too low on average" if line.shift > 0 else "too high on average"
+        on_average = f"probabilities are too {'low' if line.shift > 0 else 'high'} on average"
     return (
-        f"Recalibration of all patients together. {numbers}: {said}. Shift of the logits "
-        f"{line.shift:+.2f} ({low:+.2f} to {high:+.2f}): probabilities are {on_average}. Both are "
-        "fitted to held-out patients: to correct a model by them, and to judge it then, takes "
+        f"Are probabilities what they say, over all patients together? {_capital(on_average)}: "
+        f"they would have to be shifted by {line.shift:+.2f} ({low:+.2f} to {high:+.2f}) in log "
+        f"odds. {_capital(said)} ({numbers}; 1 would be right). In brackets 95 % intervals. Both "
+        "are fitted to held-out patients: to correct a model by them, and to judge it then, takes "
         "other patients."
     )
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
