@@ -1,4 +1,4 @@
-"""`wardround experiment attacks`: what attacks recover from what hospitals send.
+"""`wardround experiment attacks`: what attacks recover from what hospitals release.
 
 Imports stay lazy: `--help` loads neither torch nor flwr.
 """
@@ -15,6 +15,7 @@ from rich.table import Table
 from server.cli_run import StudyName
 
 _AUDITED_PATIENTS = 400
+_FEWEST_SHADOWS = 3
 
 
 def attacks(
@@ -32,6 +33,14 @@ def attacks(
             "the time grows with the third power of the pixels.",
         ),
     ] = False,
+    shadows: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Shadow models of the membership attack (LiRA), 3 or more; 0: none. Of each seed, "
+            "one more is trained without privacy, and with.",
+        ),
+    ] = 8,
     audit: Annotated[
         bool, typer.Option(help="Also audit the claim of epsilon, by canaries.")
     ] = True,
@@ -39,12 +48,17 @@ def attacks(
         "attacks"
     ),
 ) -> None:
-    """Attack updates of simulated hospitals, with and without privacy, and show what is recovered.
+    """Attack simulated hospitals, with and without privacy, and show what is recovered.
 
-    All patients are simulated for it, so that no page ever shows a real patient's picture.
+    From updates: images and records; from models: who was trained on, and what was withheld. All
+    patients are simulated for it, so that no page ever shows a real patient's picture.
     """
+    if 0 < shadows < _FEWEST_SHADOWS:
+        raise typer.BadParameter(
+            f"expected 0 or at least {_FEWEST_SHADOWS}, found {shadows}", param_hint="--shadows"
+        )
     from common.study_file import load_study
-    from simulations.attacks.reconstruction import reconstruct
+    from simulations.attacks.suite import attack_all
     from simulations.attacks.summary import rows_of, write_attacks
     from simulations.over_seeds import over_seeds
 
@@ -52,7 +66,12 @@ def attacks(
     console = Console(stderr=True)
     work = {
         f"seed {seed}": partial(
-            reconstruct, loaded, epsilon=epsilon, seed=seed, own_encoder=own_encoder
+            attack_all,
+            loaded,
+            epsilon=epsilon,
+            seed=seed,
+            own_encoder=own_encoder,
+            num_shadows=shadows,
         )
         for seed in range(1, num_seeds + 1)
     }
@@ -72,16 +91,22 @@ def attacks(
     if audit:
         from common.study_file import with_patient_privacy
         from simulations.attacks.exposure import DELTA
-        from simulations.attacks.gaussian_audit import audit_study
+        from simulations.attacks.gaussian_audit import finding_of
+        from simulations.attacks.study_audit import audit_study
 
         private = with_patient_privacy(loaded, epsilon=epsilon, delta=DELTA)
-        audits.append(audit_study(private, cohort_size=_AUDITED_PATIENTS, seed=1))
+        audits.append(audit_study(private, finding_of, cohort_size=_AUDITED_PATIENTS, seed=1))
     encoder = "the study's own" if own_encoder else "16 × 16 pixels, last stage of one place"
     findings = write_attacks(
         list(results.values()),
         out,
         study=loaded.name,
-        settings={"epsilon": epsilon, "seeds": num_seeds, "image encoder": encoder},
+        settings={
+            "epsilon": epsilon,
+            "seeds": num_seeds,
+            "image encoder": encoder,
+            "shadow models": shadows,
+        },
         audits=audits,
     )
     shown = Table("attack", "protection", "mean ± sd over seeds", "outcome")

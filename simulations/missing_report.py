@@ -12,6 +12,7 @@ from common.metrics.evaluation import statistics_of
 from common.study import Study
 from server.report.markdown import title_of
 from simulations.arms import MEAN, POOLED
+from simulations.arms_report import mean_sd
 from simulations.missing import INTERSECTION, METHODS, OURS, SCOPES, MissingResult, Subset
 
 # By scope, method, subset and seed.
@@ -78,10 +79,10 @@ def _table(
     lines = [f"| granularities | patients | {' | '.join(METHODS)} |"]
     lines.append("|---|---:|" + "---:|" * len(METHODS))
     for subset, number in num_patients.items():
-        cells = [_mean_sd([value[scope, m, subset, s] for s in seeds]) for m in METHODS]
+        cells = [mean_sd([value[scope, m, subset, s] for s in seeds]) for m in METHODS]
         lines.append(f"| {' + '.join(subset)} | {number} | {' | '.join(cells)} |")
     means = [
-        _mean_sd([_mean([value[scope, m, subset, s] for subset in num_patients]) for s in seeds])
+        mean_sd([_mean([value[scope, m, subset, s] for subset in num_patients]) for s in seeds])
         for m in METHODS
     ]
     lines.append(f"| **mean over all rows** | | {' | '.join(means)} |")
@@ -110,11 +111,3 @@ def _sentences(
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return float(np.mean(known)) if known else None
-
-
-def _mean_sd(values: Sequence[float | None]) -> str:
-    known = [v for v in values if v is not None]
-    if not known:
-        return "–"
-    sd = float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
-    return f"{np.mean(known):.3f} ± {sd:.3f}"

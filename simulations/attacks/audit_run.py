@@ -27,9 +27,9 @@ from simulations.attacks.canary_training import canary_scores
 from simulations.attacks.finding import Finding, finding_to_json
 from simulations.attacks.membership import attack_membership
 from simulations.attacks.retraining import check_retrainable
+from simulations.attacks.study_audit import CONFIDENCE
 from simulations.cohort import varied_sites, write_cohort
 
-CONFIDENCE = 0.999
 NUM_SHADOWS = 16
 _QUICK_SHADOWS = 4
 _AUDITS = (gaussian_audit.ATTACK, one_run_audit.ATTACK)

@@ -46,25 +46,29 @@ class Protection:
 
     Attributes:
         name: for tables.
-        epsilon: None without noise.
+        epsilon: None without noise; else one step may spend all of it.
         clips: whether each patient's gradient is clipped, where there is no noise.
+        delta: of a private one.
     """
 
     name: str
     epsilon: float | None = None
     clips: bool = False
+    delta: float = DELTA
+
+    @property
+    def is_clipping(self) -> bool:
+        """Whether no patient can move the update by more than the clip."""
+        return self.clips or self.epsilon is not None
 
 
 PLAIN = Protection(name="no privacy")
+CLIPPED = Protection(name="clipped only", clips=True)
 
 
 def protections(epsilon: float) -> tuple[Protection, ...]:
     """No privacy; clipping alone; and privacy, all of whose epsilon one step may spend."""
-    return (
-        PLAIN,
-        Protection(name="clipped only", clips=True),
-        Protection(name=f"epsilon {epsilon:g}", epsilon=epsilon),
-    )
+    return PLAIN, CLIPPED, Protection(name=f"epsilon {epsilon:g}", epsilon=epsilon)
 
 
 def exposed(study: Study, *, batch_size: int, seed: int) -> Study:
@@ -104,10 +108,10 @@ def exposed(study: Study, *, batch_size: int, seed: int) -> Study:
 
 def protected(study: Study, protection: Protection) -> Study:
     """The study with what the hospital does to protect its patients. Raises `StudyError`."""
-    if protection.epsilon is None and not protection.clips:
+    if not protection.is_clipping:
         return without_privacy(study)
     epsilon = protection.epsilon or 1.0
-    private = with_patient_privacy(study, epsilon=epsilon, delta=DELTA)
+    private = with_patient_privacy(study, epsilon=epsilon, delta=protection.delta)
     return override(private, privacy__spare_rounds=0)
 
 

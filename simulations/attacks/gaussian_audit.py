@@ -13,9 +13,8 @@ from scipy.stats import kstest, norm
 
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian
-from common.privacy.plan import PrivacyPlan, plan_of
-from common.study import Study
-from simulations.attacks.canary_training import CanaryScores, Floats, canary_scores
+from common.privacy.plan import PrivacyPlan
+from simulations.attacks.canary_training import CanaryScores, Floats
 from simulations.attacks.finding import Finding
 
 ATTACK = "Gaussian canary audit"
@@ -53,15 +52,10 @@ class Traces:
     num_steps: int
 
 
-def audit_study(
-    study: Study,
-    *,
-    cohort_size: int,
-    seed: int,
-    confidence: float = 0.999,
-    num_canaries: int = NUM_CANARIES,
+def finding_of(
+    scores: CanaryScores, plan: PrivacyPlan, *, target: str, confidence: float
 ) -> Finding:
-    """The audit of one hospital's private training as the study plans it.
+    """What these traces say about the plan's claim.
 
     The attack: the canaries' mean trace over the noise of those that were left out says how well
     one patient can be told from none (mu of Gaussian differential privacy); where patients are
@@ -72,30 +66,15 @@ def audit_study(
     to the claim where the code does what the plan says. Limits: `LIMITS`.
 
     Args:
-        cohort_size: public number of training patients of the hospital, which the plan follows.
         confidence: of the bound, one-sided; 1 - confidence is the chance of a false alarm at most.
 
     Raises:
-        StudyError: the study cannot be private, or no noise is enough.
+        ValueError: the confidence is not in (.5, 1).
 
     Source: Andrew et al. 2024, arXiv:2302.03098 (canaries, one run); Dong, Roth & Su 2022,
     arXiv:1905.02383 (mu); add or remove one patient.
     Differs from the source in: canaries are gradients of patients in our own training code, each
     along a coordinate of its own; subsampling is taken apart from noise by the second moment.
-    """
-    plan = plan_of(study, cohort_size=cohort_size)
-    scores = canary_scores(study, plan, num_canaries=num_canaries, seed=seed)
-    target = f"training at a hospital of {cohort_size:,} patients, canaries alone"
-    return finding_of(scores, plan, target=target, confidence=confidence)
-
-
-def finding_of(
-    scores: CanaryScores, plan: PrivacyPlan, *, target: str, confidence: float
-) -> Finding:
-    """What these traces say about the plan's claim.
-
-    Raises:
-        ValueError: the confidence is not in (.5, 1).
     """
     if not 0.5 < confidence < 1:
         raise ValueError(f"expected a confidence in (.5, 1), found {confidence}")

@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from common.privacy.accounting import epsilon_of
-from common.privacy.plan import PrivacyPlan, plan_of
-from common.study import Study
-from simulations.attacks.canary_training import CanaryScores, canary_scores
+from common.privacy.plan import PrivacyPlan
+from simulations.attacks.canary_training import CanaryScores
 from simulations.attacks.finding import Finding
 
 ATTACK = "one-run audit"
-NUM_CANARIES = 5_000
 LIMITS = (
     "A bound whatever the noise is, and a weak one, at a smaller delta than the study's: of so "
     "many canaries it cannot exceed what all guesses right would show, so that it cannot fail a "
@@ -44,15 +42,10 @@ class Guesses:
     num_right: int
 
 
-def audit_study(
-    study: Study,
-    *,
-    cohort_size: int,
-    seed: int,
-    confidence: float = 0.999,
-    num_canaries: int = NUM_CANARIES,
+def finding_of(
+    scores: CanaryScores, plan: PrivacyPlan, *, target: str, confidence: float
 ) -> Finding:
-    """The audit of one hospital's private training as the study plans it.
+    """What these traces say about the plan's claim.
 
     The attack: canaries whose traces went furthest are guessed to have been there, those whose went
     least not to have been; of those between, nothing is said. More guesses right than epsilon
@@ -62,25 +55,11 @@ def audit_study(
     patients that there can be. Limits: `LIMITS`.
 
     Args:
-        cohort_size: public number of training patients of the hospital, which the plan follows.
         confidence: of the bound, one-sided, over all numbers of guesses that are tried.
-
-    Raises:
-        StudyError: the study cannot be private, or no noise is enough.
 
     Source: Steinke, Nasr & Jagielski 2023, arXiv:2305.08846, algorithm 1 and theorem 5.2; add or
     remove one patient.
     """
-    plan = plan_of(study, cohort_size=cohort_size)
-    scores = canary_scores(study, plan, num_canaries=num_canaries, seed=seed)
-    target = f"training at a hospital of {cohort_size:,} patients, canaries alone"
-    return finding_of(scores, plan, target=target, confidence=confidence)
-
-
-def finding_of(
-    scores: CanaryScores, plan: PrivacyPlan, *, target: str, confidence: float
-) -> Finding:
-    """What these traces say about the plan's claim."""
     claimed = epsilon_of(plan.whole(), DELTA)
     numbers = sorted({max(2, 2 * round(part * len(scores.is_in_N) / 2)) for part in _PARTS})
     alpha = (1 - confidence) / len(numbers)

@@ -1,4 +1,4 @@
-"""All attacks that reconstruct patients, against simulated hospitals, one seed at a time.
+"""All attacks that read patients out of one update, against simulated hospitals, seed by seed.
 
 Every update that is attacked has left a site's door (`exposure.update_sent`). What an attack may
 know beside it comes from simulated patients of another hospital. Pure in its arguments and seeds.
@@ -18,14 +18,12 @@ from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from simulations.attacks import analytic_inversion, gradient_inversion, imprint
 from simulations.attacks.exposure import (
-    PLAIN,
     Protection,
     exposed,
     gradients_of,
     noise_sd,
     patients_in,
     protected,
-    protections,
     update_sent,
     write_exposed,
 )
@@ -37,7 +35,7 @@ from simulations.attacks.first_layer import (
     records_of,
     recovery,
 )
-from simulations.attacks.inferred import Key, Measured, infer_attributes
+from simulations.attacks.inferred import Key, Measured
 
 IMAGES = "gradient inversion of images"
 TABLES = "analytic inversion of tables"
@@ -72,14 +70,17 @@ class Reconstructions:
     gains: Mapping[Key, Sequence[float]] = field(default_factory=dict)
 
 
-def reconstruct(study: Study, *, epsilon: float, seed: int, own_encoder: bool) -> Reconstructions:
+def reconstruct(
+    study: Study, arms: Sequence[Protection], *, seed: int, own_encoder: bool = False
+) -> Reconstructions:
     """The figures of all attacks that the study's granularities allow, with patients of `seed`.
 
     Guarantees:
-        - Equal arguments give equal figures.
+        - Equal arguments give equal figures; an arm's do not depend on which others there are.
         - No patient but simulated ones is attacked.
 
     Args:
+        arms: how far the hospital protects its patients: each is attacked.
         own_encoder: images are attacked as the study reads them, and not by the encoder that tells
             most.
 
@@ -90,15 +91,14 @@ def reconstruct(study: Study, *, epsilon: float, seed: int, own_encoder: bool) -
     measured: Measured = {}
     with tempfile.TemporaryDirectory(prefix="wardround-attacks-") as place:
         folder = Path(place)
-        gallery = _images(study, epsilon, seed, folder, measured, own_encoder=own_encoder)
-        _tables(study, epsilon, seed, folder, measured)
-        gains = infer_attributes(study, epsilon, seed, folder, measured)
-    return Reconstructions(seed=seed, measured=measured, gallery=gallery, gains=gains)
+        gallery = _images(study, arms, seed, folder, measured, own_encoder=own_encoder)
+        _tables(study, arms, seed, folder, measured)
+    return Reconstructions(seed=seed, measured=measured, gallery=gallery)
 
 
 def _images(
     study: Study,
-    epsilon: float,
+    arms: Sequence[Protection],
     seed: int,
     folder: Path,
     measured: Measured,
@@ -117,7 +117,7 @@ def _images(
     original = _first_images(site, attacked, name)[0] / 255.0
     mean_db = gradient_inversion.psnr_db(album.mean_HW, original)
     found = {}
-    for protection in protections(epsilon):
+    for protection in arms:
         private = protected(attacked, protection)
         state = folder / f"image-{protection.name}"
         update = update_sent(
@@ -141,7 +141,9 @@ def _first_images(folder: Path, study: Study, name: str) -> NDArray[np.uint8]:
     return images
 
 
-def _tables(study: Study, epsilon: float, seed: int, folder: Path, measured: Measured) -> None:
+def _tables(
+    study: Study, arms: Sequence[Protection], seed: int, folder: Path, measured: Measured
+) -> None:
     layer = first_layer(study)
     if layer is None:
         return
@@ -151,7 +153,7 @@ def _tables(study: Study, epsilon: float, seed: int, folder: Path, measured: Mea
     )
     known = records_of(patients_in(others, whole), layer, whole)
     public = Public.of(known)
-    for protection in protections(epsilon):
+    for protection in arms:
         figures: dict[str, float] = {}
         for size in _TABLE_BATCHES:
             batch = _Batch.of(study, protection, size, seed, folder, layer)
@@ -164,7 +166,7 @@ def _tables(study: Study, epsilon: float, seed: int, folder: Path, measured: Mea
         if layer.second is not None:
             batch = _Batch.of(study, protection, _IMPRINT_BATCH, seed, folder, layer)
             measured[IMPRINT, protection.name] = _imprint(
-                batch, layer, public, known, is_clipped=protection != PLAIN, seed=seed
+                batch, layer, public, known, is_clipped=protection.is_clipping, seed=seed
             )
 
 

@@ -1,6 +1,7 @@
 """What the attacks of several seeds reached, as findings, a file, a page and a table."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -15,23 +16,34 @@ from simulations.attacks import (
     attribute_inference,
     gradient_inversion,
     imprint,
+    membership,
 )
 from simulations.attacks.attribute_inference import interval_of_mean
 from simulations.attacks.finding import Finding, finding_to_json
 from simulations.attacks.inferred import ATTRIBUTE, Key
+from simulations.attacks.membership import LIRA, LOSS_THRESHOLD
 from simulations.attacks.pictures import pictures_of
 from simulations.attacks.reconstruction import IMAGES, IMPRINT, TABLES, Reconstructions
+from simulations.attacks.simulated_members import TOLD
 
 _LIMITS = {
     IMAGES: gradient_inversion.LIMITS,
     TABLES: analytic_inversion.LIMITS,
     IMPRINT: imprint.LIMITS,
     ATTRIBUTE: attribute_inference.LIMITS,
+    LIRA: membership.LIRA_LIMITS,
+    LOSS_THRESHOLD: membership.LOSS_LIMITS,
 }
 _GAIN, _LOW, _HIGH = "gain over the marginals", "gain, 95 % from", "gain, 95 % to"
 _SPREAD = "sd of "
-# What an attack that recovers patients is judged by, in the mean over seeds.
-_DECISIVE = {IMAGES: "recovered", TABLES: "recovered of 1", IMPRINT: "recovered of 16"}
+# What an attack on patients is judged by, in the mean over seeds.
+_DECISIVE = {
+    IMAGES: "recovered",
+    TABLES: "recovered of 1",
+    IMPRINT: "recovered of 16",
+    LIRA: TOLD,
+    LOSS_THRESHOLD: TOLD,
+}
 _SHOWN_GALLERIES = 5
 
 
@@ -40,7 +52,8 @@ def findings_of(seeds: Sequence[Reconstructions]) -> list[Finding]:
 
     Guarantees:
         - An attack that recovers patients has succeeded if it recovered one by more than chance in
-          any seed; attribute inference if the 95 % interval of its mean gain over seeds is above 0.
+          any seed, one on membership if it told members in any (`tells_members`); attribute
+          inference if the 95 % interval of its mean gain over seeds is above 0.
     """
     attacks = list(dict.fromkeys(attack for one in seeds for attack, _ in one.measured))
     keys = list(dict.fromkeys(key for one in seeds for key in one.measured))
@@ -116,6 +129,8 @@ def verdict(finding: Finding) -> str:
     """Whether the attack did what it is for, in a word or two."""
     if finding.attack.startswith(ATTRIBUTE):
         return "better than the marginals" if finding.succeeded else "no better"
+    if finding.attack in (LIRA, LOSS_THRESHOLD):
+        return "tells members" if finding.succeeded else "tells no members"
     if finding.epsilon_claimed is not None:
         if finding.breaks_claim:
             return "claim broken"
@@ -158,9 +173,11 @@ def _page(
         title="What attacks recover",
         blocks=[
             Paragraph(
-                text="All patients on this page are simulated. Every update that is attacked has "
-                "left a hospital's own door, in the setting that is best for the attacker: one "
-                "step of plain gradient descent on the attacked patients and nobody else.",
+                text="All patients on this page are simulated. What is recovered from updates was "
+                "read from those that have left a hospital's own door, in the setting that is best "
+                "for the attacker: one step of plain gradient descent on the attacked patients and "
+                "nobody else. Membership and attributes are asked of models that were trained as "
+                "the study says.",
                 look="lead",
             ),
             Table(
@@ -172,7 +189,7 @@ def _page(
         ],
     )
     return Page(
-        title=f"Reconstruction attacks: {study}",
+        title=f"Attacks: {study}",
         subtitle=[", ".join(f"{name} {value}" for name, value in settings.items())],
         sections=[overview, *(_section(a, findings, seeds) for a in attacks)],
         footer="Written by wardround experiment attacks.",
@@ -193,4 +210,5 @@ def _section(attack: str, findings: Sequence[Finding], seeds: Sequence[Reconstru
     if attack == IMAGES:
         shown = [one for one in seeds if one.gallery is not None][:_SHOWN_GALLERIES]
         blocks += [pictures_of(o.gallery, seed=o.seed) for o in shown if o.gallery is not None]
-    return Section(key=attack.replace(" ", "-"), title=attack.capitalize(), blocks=blocks)
+    key = re.sub(r"[^a-z0-9]+", "-", attack.lower()).strip("-")
+    return Section(key=key, title=attack[0].upper() + attack[1:], blocks=blocks)

@@ -97,29 +97,6 @@ def with_apache(scores: pd.DataFrame, source: Path) -> pd.DataFrame:
     return scores.assign(apache=apache.where(apache >= 0))  # -1 is "not scored"
 
 
-def auroc_by_fold(scores: pd.DataFrame, *, by: str = "fold") -> pd.DataFrame:
-    """The AUROC of each column of scores: a row for each fold, then "mean", "sd" and "pooled".
-
-    Patients whom any of the columns does not score are left out, so that all columns are compared
-    on the same patients. A fold with one class has none.
-    """
-    columns = [c for c in scores.columns if c not in ("patient_id", "site", "fold", "label")]
-    scored = scores.dropna(subset=columns)
-    rows = {
-        str(name): {c: _auroc(part["label"], part[c]) for c in columns}
-        for name, part in scored.groupby(by)
-    }
-    table = pd.DataFrame(rows).T
-    mean, sd = table.mean(), table.std()
-    table.loc["mean"], table.loc["sd"] = mean, sd
-    table.loc["pooled"] = [_auroc(scored["label"], scored[c]) for c in columns]
-    return table
-
-
-def _auroc(label: "pd.Series[int]", score: "pd.Series[float]") -> float:
-    return float(roc_auc_score(label, score)) if label.nunique() == 2 else np.nan
-
-
 def _columns_of(study: Study) -> tuple[list[str], list[str]]:
     tabular = [g for g in study.granularities.values() if isinstance(g, TabularGranularity)]
     return [c for g in tabular for c in g.numeric], [c for g in tabular for c in g.categorical]

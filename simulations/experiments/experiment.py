@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.study import Study
+from simulations.experiments.attacks import Attacks
 from simulations.experiments.pareto import Pareto
 from simulations.experiments.pieces import Made
+from simulations.experiments.runs import DIVERGED, FEDERATED, is_diverged
 from simulations.experiments.settings import Bases, Question, Setting, Target
 from simulations.experiments.validation import Inner, Validated
 
@@ -20,7 +22,7 @@ class Sweep:
         pareto: where given, what is searched in place of the private questions' settings.
         inner: how settings are compared.
         charges_tuning: whether the reported epsilon holds the trials of inner validation.
-        is_audited: whether each point's training is audited.
+        attacks: on each point: none, an audit of its training, or all that there are.
     """
 
     bases: Bases
@@ -29,7 +31,12 @@ class Sweep:
     inner: Inner
     pareto: Pareto | None = None
     charges_tuning: bool = False
-    is_audited: bool = False
+    attacks: Attacks = "none"
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether each private point's training is audited."""
+        return self.attacks != "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,13 @@ class Run:
     epsilon_spent: float | None
     epsilon_reported: float | None
 
+    @property
+    def failed(self) -> str:
+        """The code of its failure, also of a federated model that diverged; "" of a whole one."""
+        results = [r for r in self.made["results"] if r["arm"] == FEDERATED]
+        is_lost = any(is_diverged(result["metrics"]) for result in results)
+        return str(self.made["failed"]) or (DIVERGED if is_lost else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -66,6 +80,8 @@ class Point:
         study: the effective one, but for its seed.
         trials: those among which its setting was chosen; none where there was no choice.
         audit: what an audit of the mechanism found, as JSON; None: not audited.
+        attacks: what the other attacks found, as `simulations.experiments.attacks.told_of` gives
+            it; none where they were not asked for.
     """
 
     name: str
@@ -75,11 +91,24 @@ class Point:
     trials: Sequence[Trial]
     runs: Sequence[Run]
     audit: Mapping[str, Any] | None = None
+    attacks: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def epsilon(self) -> float | None:
+        """What was asked for, else the most a run has cost; None: no privacy, or all failed."""
+        spent = [run.epsilon_spent for run in self.runs if run.epsilon_spent is not None]
+        return self.target.epsilon or max(spent, default=None)
 
     @property
     def num_trainings(self) -> int:
         """Private trainings on the same patients that chose the setting."""
         return sum(len(t.validated.values) for t in self.trials if t.target.is_private)
+
+    @property
+    def failures(self) -> list[str]:
+        """Why it has no value: the codes of its runs, where every one of them failed; else none."""
+        codes = [run.failed for run in self.runs]
+        return sorted(set(codes)) if all(codes) else []
 
 
 @dataclass(frozen=True, kw_only=True)

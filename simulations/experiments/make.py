@@ -13,10 +13,10 @@ from common.privacy.sections import PatientPrivacy
 from common.study import Study
 from common.study_file import load_study, shipped_studies
 from simulations.arms import MEAN
+from simulations.experiments.attacks import Attacks
 from simulations.experiments.experiment import Experiment, Sweep
 from simulations.experiments.figures import chart_of_scope
 from simulations.experiments.folder import described, experiment_folder
-from simulations.experiments.markdown import markdown_of
 from simulations.experiments.page import experiment_page
 from simulations.experiments.pareto import pareto_of
 from simulations.experiments.pieces import OnProgress
@@ -25,6 +25,7 @@ from simulations.experiments.rows import to_csv, trials_to_csv
 from simulations.experiments.search import optuna_or_error
 from simulations.experiments.settings import Axes, Bases, clip_of, questions_of
 from simulations.experiments.validation import Inner
+from simulations.page_markdown import markdown_of
 from simulations.read_sites import read_cohorts
 
 _DELTA = 1e-4
@@ -49,17 +50,22 @@ class Wanted:
     num_folds: int = 2
     num_trials: int | None = None
     charges_tuning: bool = False
-    is_audited: bool = True
+    attacks: Attacks = "audit"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """The files of an experiment."""
+    """The files of an experiment.
+
+    Attributes:
+        failures: why there is no private result at all, as codes; none where there is one.
+    """
 
     report: Path
     page: Path
     rows: Path
     trials: Path
+    failures: Sequence[str] = ()
 
 
 def bases_of(name: str, *, private_name: str | None, delta: float | None) -> Bases:
@@ -148,7 +154,7 @@ def _sweep(wanted: Wanted) -> Sweep:
         inner=Inner(num_folds=wanted.num_folds),
         pareto=pareto,
         charges_tuning=wanted.charges_tuning,
-        is_audited=wanted.is_audited,
+        attacks=wanted.attacks,
     )
 
 
@@ -166,7 +172,7 @@ def _identity(wanted: Wanted) -> dict[str, object]:
         "folds": wanted.num_folds,
         "trials": wanted.num_trials,
         "tuning cost": wanted.charges_tuning,
-        "attacks": wanted.is_audited,
+        "attacks": wanted.attacks,
     }
 
 
@@ -177,6 +183,7 @@ def _write(experiment: Experiment, out: Path) -> Written:
         page=out / "curve.html",
         rows=out / "experiment.csv",
         trials=out / "trials.csv",
+        failures=_failures(experiment),
     )
     for path, text in (
         (written.report, markdown_of(page)),
@@ -186,6 +193,12 @@ def _write(experiment: Experiment, out: Path) -> Written:
     ):
         write_atomically(path, text.encode(), durable=False)
     return written
+
+
+def _failures(experiment: Experiment) -> list[str]:
+    """The codes of all failures where no private run came to its end; else none."""
+    by_point = [point.failures for point in experiment.points]
+    return sorted({code for codes in by_point for code in codes}) if all(by_point) else []
 
 
 def _write_figure(experiment: Experiment, path: Path) -> None:

@@ -23,7 +23,8 @@ from server.report.markdown import title_of, with_values
 from server.report.privacy import cost_of
 from simulations.arms import MEAN, POOLED
 from simulations.arms_report import mean_sd
-from simulations.experiments.experiment import Experiment, Point
+from simulations.experiments.attack_section import attack_section, auc_cell, recovered_cell
+from simulations.experiments.experiment import Experiment, Point, Sweep
 from simulations.experiments.figures import (
     LOCAL,
     MOST_SITES,
@@ -57,6 +58,7 @@ def experiment_page(experiment: Experiment) -> Page:
             Section(key="metrics", title="Other metrics", blocks=_metrics(experiment)),
             settings_section(experiment),
             audit_section(experiment),
+            attack_section(experiment),
             Section(key="failures", title="What failed", blocks=_failures(experiment)),
             method_section(experiment),
         ],
@@ -119,23 +121,24 @@ def _curve(experiment: Experiment) -> list[Block]:
 
 def _table(experiment: Experiment) -> Table:
     """A row for each point, and three for what privacy is compared with."""
-    metric = primary_metric(experiment.sweep.bases.reference)
+    sweep, reference = experiment.sweep, experiment.reference
+    metric = primary_metric(sweep.bases.reference)
     title = title_of(metric[1])
-    charged = experiment.sweep.charges_tuning
-    head = ["", "epsilon spent", *(["with tuning"] if charged else []), "noise"]
+    head = ["", "epsilon spent", *(["with tuning"] if sweep.charges_tuning else []), "noise"]
     head += [*SCOPES.values(), "each alone, mean"]
-    head += ["audit: at least"] if experiment.sweep.is_audited else []
+    head += ["audit: at least"] if sweep.is_audited else []
+    head += ["LiRA, AUC", "recovered"] if sweep.attacks == "all" else []
     rows = [_point_row(experiment, point, metric) for point in experiment.points]
     names = {
         FEDERATED: "no privacy, federated",
         POOLED_ARM: "no privacy, all pooled",
         LOCAL: "no privacy, each alone",
     }
-    blank = ["∞", *(["∞"] if charged else []), "–"]
-    end = ["–"] if experiment.sweep.is_audited else []
+    blank = ["∞", *(["∞"] if sweep.charges_tuning else []), "–"]
     for arm, name in names.items():
-        cells = [mean_sd(values_of(experiment.reference, arm, scope, metric)) for scope in SCOPES]
-        rows.append([name, *blank, *cells, "–", *end])
+        cells = [mean_sd(values_of(reference, arm, scope, metric)) for scope in SCOPES]
+        attacked = _attack_cells(sweep, reference if arm == FEDERATED else None)
+        rows.append([name, *blank, *cells, "–", *attacked])
     return Table(
         caption=f"{title} of {metric[0]} by privacy",
         head=head,
@@ -146,7 +149,7 @@ def _table(experiment: Experiment) -> Table:
         + (
             " An audit's bound holds at its confidence for a hospital of the same size, all of "
             "whose patients are canaries."
-            if experiment.sweep.is_audited
+            if sweep.is_audited
             else ""
         ),
     )
@@ -160,9 +163,16 @@ def _point_row(experiment: Experiment, point: Point, metric: tuple[str, str]) ->
     row.append(_range(sorted(noise)))
     row += [mean_sd(values_of(point, FEDERATED, scope, metric)) for scope in SCOPES]
     row.append(mean_sd(values_of(point, LOCAL, MEAN, metric)))
-    if experiment.sweep.is_audited:
-        row.append(at_least((point.audit or {}).get("epsilon_lower_bound")))
-    return row
+    return [*row, *_attack_cells(experiment.sweep, point)]
+
+
+def _attack_cells(sweep: Sweep, point: Point | None) -> list[str]:
+    """What was asked of attacks; dashes where nobody was attacked."""
+    bound = (point.audit or {}).get("epsilon_lower_bound") if point else None
+    cells = [at_least(bound)] if sweep.is_audited else []
+    if sweep.attacks == "all":
+        cells += [auc_cell(point), recovered_cell(point)] if point else ["–", "–"]
+    return cells
 
 
 def _range(values: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.privacy.plan import check_private
 from common.study import Study
-from simulations.experiments.audits import audit_piece
+from simulations.experiments.attacks import attack_pieces, audit_piece, told_of
 from simulations.experiments.experiment import Experiment, Point, Run, Sweep, Trial
 from simulations.experiments.pareto import Pareto, front_of
 from simulations.experiments.pieces import Made, OnProgress, Piece, make_pieces
@@ -76,6 +76,8 @@ def run_sweep(
     ]
     if sweep.is_audited:
         points = workplace.audited(points)
+    if sweep.attacks == "all":
+        points = workplace.attacked(points, sweep.bases.delta)
     kinds = {
         n for p in points for r in p.runs for s in r.made["spent"].values() for n in s["noise"]
     }
@@ -118,6 +120,20 @@ class _Workplace:
         made = self.make([piece for piece in pieces.values() if piece], "audits")
         return [
             replace(p, audit=made[piece.name]) if (piece := pieces.get(p.name)) else p
+            for p in points
+        ]
+
+    def attacked(self, points: Sequence[Point], delta: float) -> list[Point]:
+        """The points with what the attacks on patients found; of a failed one, nothing."""
+        pieces = {
+            p.name: attack_pieces(p.study, self.sites, epsilon=p.epsilon, delta=delta)
+            for p in points
+            if not p.failures
+        }
+        every = {piece.name: piece for own in pieces.values() for piece in own}
+        made = self.make(list(every.values()), "attacks")
+        return [
+            replace(p, attacks=told_of([made[piece.name] for piece in pieces.get(p.name, [])]))
             for p in points
         ]
 

@@ -52,6 +52,7 @@ def to_csv(experiment: Experiment) -> str:
 
     Guarantees:
         - A failed run has one line, with the code of its failure and no value.
+        - So has a failed attack; each figure of the others has one, with the attack for the arm.
         - An undefined metric is empty; a diverged model's are all, and say so.
     """
     return _csv(
@@ -59,8 +60,10 @@ def to_csv(experiment: Experiment) -> str:
         (
             row
             for point in (*experiment.points, experiment.reference)
-            for run in point.runs
-            for row in _rows(experiment, point, run)
+            for row in (
+                *(row for run in point.runs for row in _rows(experiment, point, run)),
+                *_attack_rows(experiment, point),
+            )
         ),
     )
 
@@ -102,17 +105,38 @@ def _rows(experiment: Experiment, point: Point, run: Run) -> Iterator[Sequence[o
             yield (*head, arm, scope, outcome, metric, _number(value), failed)
 
 
-def _head(experiment: Experiment, point: Point, run: Run) -> Sequence[object]:
+def _attack_rows(experiment: Experiment, point: Point) -> Iterator[Sequence[object]]:
+    """A line for each figure of each attack: of no seed of the runs, and of no hospital's model."""
+    head = _head(experiment, point, None)
+    audits = [{"attack": "audit", "target": "", **point.audit}] if point.audit else []
+    for told in (*audits, *point.attacks):
+        arm = f"attack: {told['attack']}"
+        if told["failed"]:
+            yield (*head, arm, "", "", "", "", told["failed"])
+            continue
+        bounds = {n: told[n] for n in _BOUNDS if told.get(n) is not None}
+        for metric, value in (bounds | dict(told["measures"])).items():
+            yield (*head, arm, told["target"], "", metric, _number(_float(value)), "")
+
+
+_BOUNDS = ("epsilon_lower_bound", "epsilon_claimed")
+
+
+def _float(value: float | str | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _head(experiment: Experiment, point: Point, run: Run | None) -> Sequence[object]:
     study: Study = point.study
     training = study.training
     is_private = point.target.is_private
     return (
         study.name,
         point.name,
-        run.seed,
+        "" if run is None else run.seed,
         _asked(point.target),
-        _epsilon(run.epsilon_spent, is_private),
-        _epsilon(run.epsilon_reported, is_private),
+        _epsilon(run.epsilon_spent if run else None, is_private),
+        _epsilon(run.epsilon_reported if run else None, is_private),
         _number(experiment.sweep.bases.delta if is_private else None),
         _number(clip_of(study)),
         training.rounds,
@@ -120,7 +144,7 @@ def _head(experiment: Experiment, point: Point, run: Run) -> Sequence[object]:
         "" if training.local_epochs is None else training.local_epochs,
         training.learning_rate,
         training.batch_size,
-        _number(most_noise(run.made["spent"])),
+        _number(most_noise(run.made["spent"]) if run else None),
         point.num_trainings,
     )
 

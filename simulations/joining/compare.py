@@ -24,7 +24,7 @@ from simulations.joining.findings import (
     Question,
 )
 from simulations.joining.intervals import Estimate, estimate, holm
-from simulations.joining.resample import People, is_higher_better
+from simulations.joining.resample import People, is_higher_better, num_resamples_of
 from simulations.joining.training import (
     ALONE,
     JOINED,
@@ -34,7 +34,6 @@ from simulations.joining.training import (
     Measured,
     Piece,
 )
-from simulations.results.bootstrap import NUM_RESAMPLES
 from simulations.results.measure import primary_metric
 
 # By question, the arm and what it is compared with, hospital by hospital.
@@ -71,7 +70,7 @@ def findings_of(pieces: Mapping[Piece, Measured], study: Study) -> Findings:
         outcome=outcome,
         metric=metric,
         seeds=seeds,
-        num_resamples=NUM_RESAMPLES,
+        num_resamples=num_resamples_of(len(people)),
         people=people,
         levels=_levels(values, people, upper=most),
         differences=[],
@@ -113,7 +112,7 @@ def _stacked(
                     reasons.setdefault(own, {}).setdefault(site, told)
                 if site in by_site:
                     by_seed[own, site, piece.seed] = by_site[site]
-    nothing = np.full(NUM_RESAMPLES + 1, np.nan)
+    nothing = np.full(num_resamples_of(len(sites)) + 1, np.nan)
     values = {
         arm: {
             site: np.stack([by_seed.get((arm, site, seed), nothing) for seed in seeds])

@@ -10,7 +10,6 @@ from typing import Any
 from common.code_version import code_fingerprint, release
 from common.errors import RunError
 from common.files import write_atomically
-from common.page.document import Table
 from simulations.joining.findings import Difference, Findings
 from simulations.joining.intervals import Estimate
 from simulations.joining.method import how_measured
@@ -25,6 +24,7 @@ from simulations.joining.tables import (
     receiving_table,
 )
 from simulations.joining.words import hospital_sentence, overall, question_asked
+from simulations.page_markdown import table_text
 
 _COLUMNS = (
     "what",
@@ -120,19 +120,7 @@ def tables_text(findings: Findings) -> str:
         granularity_table(findings),
         *pairs_tables(findings),
     ]
-    return "\n\n".join(_table(table) for table in tables if table is not None)
-
-
-def _table(table: Table) -> str:
-    lines = [f"**{table.caption}**", "", f"| {' | '.join(table.head)} |"]
-    lines.append("|---|" + "---:|" * (len(table.head) - 1))
-    rows = [*table.rows, *([table.total] if table.total else [])]
-    lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
-    return "\n".join([*lines, *(["", _escaped(table.note)] if table.note else [])])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("*", "\\*").replace("|", "\\|")
+    return "\n\n".join(table_text(table) for table in tables if table is not None)
 
 
 def _items(texts: list[str]) -> str:

@@ -26,6 +26,9 @@ from simulations.results.measure import primary_metric
 # Of each class, of events, or of patients with a known quantity: with fewer, resamples differ from
 # one another too little to tell how far chance goes.
 FEWEST = 10
+# Judged together, H hospitals share the level of a test: by Holm's method the smallest p value is
+# multiplied by H, and of R resamples none is below 2 / (R + 1). So many leave it .02 at most.
+_RESAMPLES_A_HOSPITAL = 100
 _ARM = "this arm"
 
 
@@ -45,6 +48,18 @@ class People:
 def is_higher_better(study: Study) -> bool:
     """Whether more of the main metric is better: of an error it is not."""
     return not isinstance(study.primary, RegressionOutcome)
+
+
+def num_resamples_of(num_hospitals: int) -> int:
+    """How many resamples tell a difference at one of so many hospitals that are judged together.
+
+    Guarantees:
+        - A difference that no resample contradicts is one also by Holm's adjusted p value.
+
+    >>> num_resamples_of(4), num_resamples_of(186)
+    (2000, 18600)
+    """
+    return max(NUM_RESAMPLES, _RESAMPLES_A_HOSPITAL * num_hospitals)
 
 
 def drawn_at(site: str, num_patients: int, *, num_resamples: int = NUM_RESAMPLES) -> Floats:

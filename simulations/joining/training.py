@@ -29,7 +29,13 @@ from common.privacy.sections import PatientPrivacy
 from common.study import Study
 from common.study_file import without_granularity
 from simulations.arms import train_centrally, train_pooled, train_privately_alone
-from simulations.joining.resample import People, drawn_at, resampled, too_few
+from simulations.joining.resample import (
+    People,
+    drawn_at,
+    num_resamples_of,
+    resampled,
+    too_few,
+)
 from simulations.oracle import Evaluated, Oracle
 from simulations.read_sites import read_cohorts
 from simulations.results.measure import primary_metric
@@ -225,6 +231,7 @@ def _measured(
     judged: Mapping[str, Judged | str], study: Study, cohorts: Mapping[str, Cohort]
 ) -> Measured:
     people = {site: people_of(cohort, study) for site, cohort in cohorts.items()}
+    num_resamples = num_resamples_of(len(people))
     values: dict[str, dict[str, Floats]] = {arm: {} for arm in judged}
     reasons: dict[str, dict[str, str]] = {arm: {} for arm in judged}
     for arm, by_site in judged.items():
@@ -233,7 +240,8 @@ def _measured(
             if isinstance(found, str):
                 reasons[arm][site] = found
                 continue
-            values_R = resampled(*found, study, drawn_at(site, person.num_held_out))
+            drawn_RB = drawn_at(site, person.num_held_out, num_resamples=num_resamples)
+            values_R = resampled(*found, study, drawn_RB)
             values[arm][site] = values_R
             if np.isnan(values_R[0]):
                 reasons[arm][site] = person.too_few or _DIVERGED

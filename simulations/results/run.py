@@ -30,8 +30,19 @@ from simulations.results.held_out import HeldOut, load, save
 from simulations.results.methods import Method, Opened
 from simulations.results.page import Page, Split
 
-_SIMULATIONS = Path(__file__).parent.parent
-_CODE = ("datasets/*.py", "bench/plain_loop.py", "arms.py", "logistic.py", "results/methods.py")
+_ROOT = Path(__file__).parents[2]
+# What predictions depend on beside `client` and `common`; `server/*.py` is without its reports.
+_CODE = (
+    "server/*.py",
+    "simulations/datasets/*.py",
+    "simulations/bench/plain_loop.py",
+    "simulations/arms.py",
+    "simulations/engine.py",
+    "simulations/logistic.py",
+    "simulations/oracle.py",
+    "simulations/results/methods.py",
+    "simulations/simulate.py",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,10 +231,14 @@ def _version(page: Page, source: Path) -> str:
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
         status = path.stat()
         digest.update(f"{path.relative_to(source)} {status.st_size} {status.st_mtime_ns}".encode())
-    for pattern in _CODE:
-        for path in sorted(_SIMULATIONS.glob(pattern)):
-            digest.update(path.read_bytes())
+    for path in code_files():
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
+
+
+def code_files() -> list[Path]:
+    """Our files beside `client` and `common` on which predictions depend, both sides of a run."""
+    return [path for pattern in _CODE for path in sorted(_ROOT.glob(pattern))]
 
 
 def _file_name(method: Method, split: Split, study: Study, version: str) -> str:

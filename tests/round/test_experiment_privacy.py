@@ -15,6 +15,8 @@ import typer
 from common.errors import RunError, StudyError
 from common.privacy.accounting import epsilon_of
 from common.study_file import load_study
+from simulations.attacks.membership import LIRA, LOSS_THRESHOLD
+from simulations.attacks.reconstruction import TABLES
 from simulations.cli_experiment import mount
 from simulations.experiments.experiment import Experiment, Sweep
 from simulations.experiments.make import Wanted, make_experiment
@@ -39,7 +41,7 @@ def _make(sites: Path, out: Path, **changes: object) -> None:
         "epsilons": [2.0],
         "axes": Axes(clip=(0.5, 2.0)),
         "num_seeds": 1,
-        "is_audited": False,
+        "attacks": "none",
         **changes,
     }
     make_experiment(
@@ -172,14 +174,47 @@ def test_trials_that_are_charged_are_composed_with_the_run(
     assert free.epsilon_reported == free.epsilon_spent == run.epsilon_spent
 
 
-def test_an_audit_of_each_point_stands_below_its_claim(
-    made: Path, sites: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def attacked(made: Path, sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same experiment with all attacks, made once."""
+    out = tmp_path_factory.mktemp("attacked") / "out"
+    # The same pieces: what is trained does not depend on attacks.
     shutil.copytree(made / "points", out / "points")
-    (point,) = _swept(sites, out, is_audited=True).points
+    _make(sites, out, attacks="all")
+    return out
+
+
+def test_an_audit_of_each_point_stands_below_its_claim(attacked: Path, sites: Path) -> None:
+    (point,) = _swept(sites, attacked, attacks="all").points
     assert point.audit is not None
     assert 0 <= point.audit["epsilon_lower_bound"] < point.audit["epsilon_claimed"] <= 2
+
+
+def test_all_attacks_stand_beside_each_point_and_beside_none(attacked: Path, sites: Path) -> None:
+    experiment = _swept(sites, attacked, attacks="all")
+    (point,) = experiment.points
+    told = {(t["attack"], t["target"]): t for t in point.attacks}
+    members = {attack for attack, _ in told if attack.startswith("membership")}
+    assert members == {LIRA, LOSS_THRESHOLD}
+    assert {t["attack"] for t in experiment.reference.attacks} == {a for a, _ in told}
+    assert not told[TABLES, "epsilon 2"]["succeeded"]
+    assert told[TABLES, "no privacy"]["succeeded"]
+    rows = rows_of(attacked / "experiment.csv")
+    aucs = {r["point"]: r for r in rows if (r["arm"], r["metric"]) == (f"attack: {LIRA}", "auc")}
+    assert set(aucs) == {"epsilon 2", "no privacy"}
+    assert 0 < float(aucs["epsilon 2"]["value"]) < 1
+
+
+def test_attacks_that_were_interrupted_end_with_the_same_bytes(
+    attacked: Path, sites: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(attacked, out)
+    (out / "report.md").unlink()
+    for kind in ("members", "updates"):
+        min((out / "points").glob(f"{kind}-*")).unlink()
+    _make(sites, out, attacks="all")
+    assert _bytes(out) == _bytes(attacked)
 
 
 def test_a_front_is_searched_and_every_trial_is_owed(sites: Path, tmp_path: Path) -> None:
@@ -203,15 +238,20 @@ def test_a_front_is_searched_and_every_trial_is_owed(sites: Path, tmp_path: Path
     assert _bytes(out) == before
 
 
-def test_a_run_that_a_hospital_refuses_stays_in_the_table(sites: Path, tmp_path: Path) -> None:
-    strict = tmp_path / "strict"
+def test_where_every_private_run_is_refused_the_command_says_so_and_fails(
+    sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict, out, path = tmp_path / "strict", tmp_path / "out", tmp_path / "tiny.toml"
     shutil.copytree(sites, strict)
-    for path in strict.glob("*/site.toml"):
-        path.write_text(path.read_text().replace("[policy]", "[policy]\nmax_rounds = 1"))
-    out = tmp_path / "out"
-    _make(strict, out, axes=Axes(rounds=(2,)), num_folds=1)
-    failed = [r for r in rows_of(out / "experiment.csv") if r["failed"]]
-    assert [(r["point"], r["metric"], r["value"]) for r in failed] == [("epsilon 2", "auroc", "")]
+    for file in strict.glob("*/site.toml"):
+        file.write_text(file.read_text().replace("[policy]", "[policy]\nmax_rounds = 1"))
+    path.write_text(ONE_ROUND)
+    words = ("--sites", strict, "--out", out, "--delta", 0.001, "--epsilons", 2, "--seeds", 1)
+    more = ("--rounds", 2, "--attacks", "all", "--jobs", 1)
+    assert _typed("experiment", "privacy", path, *words, *more) == 1
+    assert "all of them failed (data)" in capsys.readouterr().err
+    rows = [r for r in rows_of(out / "experiment.csv") if r["arm"] == "federated" and r["failed"]]
+    assert [(r["point"], r["metric"], r["value"]) for r in rows] == [("epsilon 2", "auroc", "")]
     assert "epsilon 2: every run failed." in (out / "report.md").read_text()
 
 
@@ -234,10 +274,11 @@ def test_a_study_that_cannot_be_private_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def _typed(*words: object) -> None:
+def _typed(*words: object) -> int | None:
     app = typer.Typer()
     mount(app)
-    app([str(word) for word in words], standalone_mode=False)
+    code: int | None = app([str(word) for word in words], standalone_mode=False)
+    return code
 
 
 def test_the_commands_print_the_report_and_go_on_in_their_folder(
@@ -284,7 +325,7 @@ def test_the_commands_print_the_report_and_go_on_in_their_folder(
         (("--sampler", "pareto", "--noise-multipliers", "2"), "expected epsilons alone"),
         (("--sampler", "random"), "expected grid or pareto"),
         (("--tuning-cost", "none"), "expected state or charge"),
-        (("--attacks", "all"), "expected none or audit"),
+        (("--attacks", "some"), "expected none or audit or all"),
     ],
 )
 def test_options_that_make_no_sense_are_told(words: tuple[str, ...], told: str) -> None:

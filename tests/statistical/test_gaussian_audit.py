@@ -17,12 +17,12 @@ from simulations.attacks.canary_training import CanaryScores, canary_scores
 from simulations.attacks.gaussian_audit import (
     LEAST_P_VALUE,
     Traces,
-    audit_study,
     epsilon_lower_bound,
     finding_of,
     normality_of,
     traces_of,
 )
+from simulations.attacks.study_audit import audit_study
 from tests.statistical.audit_bugs import BUGS, COHORT, STUDIES, Bug, audit
 from tests.unit.builders import patients_of, study_of
 
@@ -134,7 +134,7 @@ def test_canaries_among_patients_leave_the_traces_of_canaries_alone() -> None:
 
 
 def test_a_study_without_privacy_has_no_claim_to_break() -> None:
-    finding = audit_study(study_of(), cohort_size=50, seed=0, num_canaries=200)
+    finding = audit_study(study_of(), finding_of, cohort_size=50, seed=0, num_canaries=200)
     assert finding.epsilon_claimed == finding.epsilon_lower_bound == math.inf
     assert not finding.succeeded
     assert not finding.breaks_claim
@@ -143,7 +143,8 @@ def test_a_study_without_privacy_has_no_claim_to_break() -> None:
 def test_equal_seeds_give_equal_findings() -> None:
     study = STUDIES["all patients"]
     one, same, other = (
-        audit_study(study, cohort_size=COHORT, seed=seed, num_canaries=500) for seed in (1, 1, 2)
+        audit_study(study, finding_of, cohort_size=COHORT, seed=seed, num_canaries=500)
+        for seed in (1, 1, 2)
     )
     assert one == same
     assert one.measures["mu"] != other.measures["mu"]

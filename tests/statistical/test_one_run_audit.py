@@ -11,12 +11,12 @@ from scipy.stats import binom
 from common.study_file import override, without_privacy
 from simulations.attacks.one_run_audit import (
     Guesses,
-    audit_study,
     epsilon_lower_bound,
     finding_of,
     guesses_of,
     p_value,
 )
+from simulations.attacks.study_audit import audit_study
 from tests.statistical.audit_bugs import BUGS, COHORT, audited_study, scores_of
 
 ALPHA = 1e-3
@@ -90,7 +90,9 @@ def test_correct_code_is_not_refuted_and_code_without_noise_is() -> None:
 
 
 def test_training_without_privacy_is_seen_through() -> None:
-    finding = audit_study(without_privacy(STRICT), cohort_size=COHORT, seed=0, num_canaries=1000)
+    finding = audit_study(
+        without_privacy(STRICT), finding_of, cohort_size=COHORT, seed=0, num_canaries=1000
+    )
     assert finding.epsilon_lower_bound > 1.0
     assert finding.epsilon_claimed == math.inf
     assert not finding.succeeded

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from simulations.joining.resample import People
+from simulations.joining.resample import People, num_resamples_of
 from simulations.joining.training import Kind, Measured, Piece
-from simulations.results.bootstrap import NUM_RESAMPLES
 
 ENOUGH = People(num_training=100, num_held_out=50, too_few="")
 FEW = People(
@@ -31,7 +30,8 @@ def measured(told: Told, people: Mapping[str, People], *, spread: float = 0.01) 
                 reasons[arm][site] = value
                 continue
             seed = sum(ord(letter) * 31**n for n, letter in enumerate(f"{arm}/{site}"[:12]))
-            around_R = np.random.default_rng(seed).normal(scale=spread, size=NUM_RESAMPLES)
+            size = num_resamples_of(len(people))
+            around_R = np.random.default_rng(seed).normal(scale=spread, size=size)
             values[arm][site] = np.concatenate([[value], value + around_R])
     return Measured(values=values, reasons=reasons, people=people)
 

@@ -13,8 +13,10 @@ from PIL import Image
 
 from simulations.attacks.finding import Finding
 from simulations.attacks.inferred import ATTRIBUTE
+from simulations.attacks.membership import LIRA
 from simulations.attacks.pictures import png_uri
 from simulations.attacks.reconstruction import IMAGES, IMPRINT, Gallery, Reconstructions
+from simulations.attacks.simulated_members import TOLD
 from simulations.attacks.summary import findings_of, reached, verdict, write_attacks
 
 FROM_OUTCOMES = f"{ATTRIBUTE} from outcomes"
@@ -51,6 +53,17 @@ def test_an_attack_that_recovers_in_one_seed_of_two_has_succeeded() -> None:
     seeds = [seed_with(1, recovered=0.0, gain=0.0), seed_with(2, recovered=1.0, gain=0.0)]
     image, _, attribute = findings_of(seeds)
     assert (image.succeeded, attribute.succeeded) == (True, False)
+
+
+def test_membership_told_in_one_seed_of_two_has_been_told() -> None:
+    def seed(number: int, *, told: float) -> Reconstructions:
+        figures = {"AUC": 0.5 + told / 10, TOLD: told}
+        return Reconstructions(seed=number, measured={(LIRA, "no privacy"): figures})
+
+    (none,) = findings_of([seed(1, told=0.0), seed(2, told=0.0)])
+    (once,) = findings_of([seed(1, told=0.0), seed(2, told=1.0)])
+    assert (verdict(none), verdict(once)) == ("tells no members", "tells members")
+    assert "AUC: 0.55 ± 0.07" in reached(once)
 
 
 def test_an_audit_without_a_bound_breaks_no_claim_and_vouches_for_none() -> None:

@@ -8,91 +8,17 @@ from dataclasses import replace
 import pytest
 
 from common.page.document import Details, Figure, Figures, Heading, Page, Section, Table, html_of
-from simulations.arms import MEAN, POOLED
-from simulations.experiments.experiment import Experiment, Point, Run, Sweep, Trial
-from simulations.experiments.markdown import markdown_of
+from simulations.arms import MEAN
+from simulations.experiments.experiment import Experiment
 from simulations.experiments.page import experiment_page
 from simulations.experiments.rows import COLUMNS, to_csv, trials_to_csv
-from simulations.experiments.settings import Bases, Setting, Target
-from simulations.experiments.validation import Inner, Validated
-from tests.unit.builders import study_of
-
-BASES = Bases(
-    private=study_of(
-        study={"name": "small-private"}, privacy={"mode": "patient", "epsilon": 1.0, "delta": 1e-4}
-    ),
-    reference=study_of(),
-    delta=1e-4,
-)
-SPENT = {"epsilon": 0.99, "noise_multiplier": 3.0, "noise": ["seeded"], "charges": []}
-
-
-def _made(arms: dict[str, float | None], *, is_private: bool) -> dict[str, object]:
-    return {
-        "results": [
-            {
-                "arm": arm,
-                "variant": "",
-                "seed": 0,
-                "outcome": "event",
-                "scope": scope,
-                "metrics": {"num_patients": 9.0, "auroc": value},
-            }
-            for arm, value in arms.items()
-            for scope in ("ada", "bob", POOLED, MEAN)
-        ],
-        "failed": "",
-        "spent": {"ada": SPENT} if is_private else {},
-    }
-
-
-def _run(seed: int, value: float | None, *, is_private: bool = True) -> Run:
-    arms = {"federated": value, "local only": 0.6}
-    arms |= {} if is_private else {"pooled": 0.9}
-    epsilon = 0.99 if is_private else None
-    made = _made(arms, is_private=is_private)
-    return Run(seed=seed, made=made, epsilon_spent=epsilon, epsilon_reported=epsilon)
-
-
-def _failed(seed: int) -> Run:
-    made = {"results": [], "failed": "cohort", "spent": {}}
-    return Run(seed=seed, made=made, epsilon_spent=None, epsilon_reported=None)
-
-
-def _point(target: Target, runs: list[Run], trials: list[Trial] = []) -> Point:  # noqa: B006
-    return Point(
-        name=target.name,
-        target=target,
-        setting=Setting(),
-        study=BASES.study(target, Setting()),
-        trials=trials,
-        runs=runs,
-    )
-
-
-def _trial(target: Target, setting: Setting, *values: float | None) -> Trial:
-    failed = ["diverged"] if None in values else []
-    validated = Validated(values=values, failed=failed, epsilon=0.99, charges=[])
-    return Trial(question=target.name, target=target, setting=setting, validated=validated)
-
-
-ONE, FOUR = Target(epsilon=1.0), Target(epsilon=4.0)
-TRIALS = [_trial(ONE, Setting(), 0.7, 0.8), _trial(ONE, Setting(clip=9.0), 0.5, None)]
+from simulations.page_markdown import markdown_of
+from tests.unit.experiment_cases import ONE, failed_run, point_of, small_experiment
 
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return Experiment(
-        sweep=Sweep(bases=BASES, questions=[], num_seeds=2, inner=Inner()),
-        points=[
-            _point(ONE, [_run(0, 0.7), _run(1, None)], TRIALS),
-            _point(FOUR, [_run(0, 0.8), _failed(1)]),
-        ],
-        reference=_point(
-            Target(), [_run(0, 0.85, is_private=False), _run(1, 0.87, is_private=False)]
-        ),
-        noise=["seeded"],
-    )
+    return small_experiment()
 
 
 def _rows(text: str) -> list[dict[str, str]]:
@@ -163,7 +89,7 @@ def test_an_audit_that_breaks_the_claim_is_told(experiment: Experiment) -> None:
         "limits": "What it cannot show.",
     }
     points = [replace(point, audit=audit) for point in experiment.points]
-    audited = replace(experiment, points=points, sweep=replace(experiment.sweep, is_audited=True))
+    audited = replace(experiment, points=points, sweep=replace(experiment.sweep, attacks="audit"))
     text = markdown_of(experiment_page(audited))
     assert "| epsilon 1 | 0.990 | 1.700 | 60 | 0.999 | no |" in text
     assert "What it cannot show." in text
@@ -183,7 +109,7 @@ def test_the_page_is_a_pure_function_of_the_experiment_with_text_beside_every_ch
 def test_an_experiment_of_which_every_private_run_failed_has_a_page_all_the_same(
     experiment: Experiment,
 ) -> None:
-    points = [_point(ONE, [_failed(0), _failed(1)])]
+    points = [point_of(ONE, [failed_run(0), failed_run(1)])]
     text = markdown_of(experiment_page(replace(experiment, points=points)))
     assert "epsilon 1: every run failed." in text
 
@@ -206,5 +132,5 @@ def test_every_kind_of_block_has_its_form_in_markdown() -> None:
     )
     assert markdown_of(page) == (
         "# T\n\n## S\n\n### h\n\n- n: **1** (m)\n\ns:\n\n```\nt\n```\n\n**c**\n\n| a | b |\n"
-        "| --- | ---: |\n| x\\|y | 1 |\n| sum | 2 |\n\nwhy\n\nf\n"
+        "|---|---:|\n| x\\|y | 1 |\n| sum | 2 |\n\nwhy\n\nf\n"
     )

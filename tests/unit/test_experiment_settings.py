@@ -78,14 +78,15 @@ def test_a_value_is_read_at_its_key() -> None:
     assert value_at(study_of(), "training.local_steps") is None
 
 
-def test_a_shipped_study_is_made_private_by_its_private_twin() -> None:
-    bases = bases_of("heart-disease", private_name=None, delta=None)
-    assert (bases.private.name, bases.reference.name) == ("heart-disease-private", "heart-disease")
+@pytest.mark.parametrize("name", ["heart-disease", "demo"])
+def test_a_shipped_study_is_made_private_by_its_private_twin(name: str) -> None:
+    bases = bases_of(name, private_name=None, delta=None)
+    assert (bases.private.name, bases.reference.name) == (f"{name}-private", name)
     assert bases.delta == 1e-4
 
 
 def test_a_study_without_a_twin_and_a_private_one_stand_for_themselves() -> None:
-    for name in ("demo", "heart-disease-private"):
+    for name in ("hannover-cxr", "heart-disease-private"):
         bases = bases_of(name, private_name=None, delta=1e-6)
         assert bases.private == bases.reference == load_study(name)
         assert bases.delta == 1e-6

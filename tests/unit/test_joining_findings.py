@@ -56,6 +56,15 @@ def test_a_hospital_with_too_few_patients_stays_with_its_reason_and_is_in_no_mea
     assert mean.p_holm is None
 
 
+def test_one_of_60_hospitals_that_gains_stands_when_all_are_judged_together() -> None:
+    people = {f"h{n}": ENOUGH for n in range(60)}
+    told = {"local only": dict.fromkeys(people, 0.7), "federated": dict.fromkeys(people, 0.7)}
+    told["federated"]["h7"] = 0.9
+    findings = findings_of({piece_of(0): measured(told, people)}, STUDY)
+    assert findings.num_resamples == 6000
+    assert [d.scope for d in findings.of("joining") if d.stands] == ["h7"]
+
+
 def test_hospitals_with_an_interval_are_judged_together(findings: Findings) -> None:
     told = [joining_at(site, findings) for site in ("north", "south", "west")]
     assert [d.num_compared for d in told] == [3, 3, 3]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from simulations.joining.intervals import estimate, holm
-from simulations.joining.resample import drawn_at
+from simulations.joining.resample import drawn_at, num_resamples_of
 
 NUM_PATIENTS, NUM_SEEDS = 60, 5
 DRAWN_RB = drawn_at("north", NUM_PATIENTS)
@@ -138,3 +138,14 @@ def test_holm_lies_between_the_p_values_and_bonferroni_and_keeps_their_order(
         is_going = is_going and p_values[place] * (len(p_values) - rank) < 0.05
         rejected.append(is_going)
     assert [found[place] < 0.05 for place in order] == rejected
+
+
+@pytest.mark.parametrize("num_hospitals", [1, 4, 20, 50, 186, 1000])
+def test_of_any_number_of_hospitals_one_that_differs_stands(num_hospitals: int) -> None:
+    # No p value is below 2 / (R + 1); by Holm's method the smallest counts once for each hospital.
+    smallest = 2 / (num_resamples_of(num_hospitals) + 1)
+    assert holm([smallest, *[1.0] * (num_hospitals - 1)])[0] <= 0.02
+
+
+def test_with_2000_resamples_none_of_50_hospitals_could_stand() -> None:
+    assert holm([2 / 2001, *[1.0] * 50])[0] > 0.05

@@ -1,4 +1,7 @@
-"""A page as Markdown: the same blocks, for a terminal and for people who read files."""
+"""A page as Markdown: the same blocks, for a terminal and for people who read files.
+
+All Markdown that is made of `common.page` blocks is written here.
+"""
 
 from collections.abc import Sequence
 
@@ -37,20 +40,33 @@ def _text(block: Block) -> str:
                 f"- {f.name}: **{f.value}**" + (f" ({f.more})" if f.more else "") for f in figures
             )
         case Table():
-            return _table(block)
+            return table_text(block)
         case Details(summary=summary, text=text):
             return f"{summary}:\n\n```\n{text}\n```"
         case _:
             return ""
 
 
-def _table(table: Table) -> str:
+def table_text(table: Table) -> str:
+    r"""A table below its caption, above its note; nothing in a cell is taken for Markdown.
+
+    >>> print(table_text(Table(caption="c", head=("a", "b"), rows=[("x|y", "1")])))
+    **c**
+    <BLANKLINE>
+    | a | b |
+    |---|---:|
+    | x\|y | 1 |
+    """
     columns = ["---", *(["---" if table.is_words else "---:"] * (len(table.head) - 1))]
-    rows = [table.head, columns, *table.rows, *([table.total] if table.total else [])]
-    lines = [_row(row) for row in rows]
-    note = ["", table.note] if table.note else []
+    rows = [*table.rows, *([table.total] if table.total else [])]
+    lines = [_row(table.head), f"|{'|'.join(columns)}|", *map(_row, rows)]
+    note = ["", _escaped(table.note)] if table.note else []
     return "\n".join([f"**{table.caption}**", "", *lines, *note])
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_escaped, cells)) + " |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("*", "\\*").replace("|", "\\|")
