@@ -31,6 +31,7 @@ def admitted(task: Task, works: Mapping[str, Work]) -> Work:
     prepared = work.prepared
     check_run_id(task)
     prepared.policy.check_round(task.round)
+    check_round(task, prepared)
     prepared.policy.check_study(prepared.study, prepared.cohort_size)
     if task.kind is TaskKind.ENROL:
         check_no_arrays(task)
@@ -76,6 +77,20 @@ def check_run_id(task: Task) -> None:
     except ValueError:
         code = RefusalCode.MESSAGE_MALFORMED
         raise Refusal(code, "Expected a run id that is a word, found another.") from None
+
+
+def check_round(task: Task, prepared: Prepared) -> None:
+    """The round is one that the accepted study has: what a person agreed to is not gone beyond.
+
+    Threat: S1-1, S1-5. Refuses: ROUND_LIMIT.
+    """
+    # The last evaluation counts as the round after the last.
+    if task.round > prepared.study.training.rounds:
+        raise Refusal(
+            RefusalCode.ROUND_LIMIT,
+            f"Expected a round of the study's {prepared.study.training.rounds}, found "
+            f"{task.round}.",
+        )
 
 
 def check_no_arrays(task: Task) -> None:

@@ -126,26 +126,13 @@ def view_audit(
         SiteConfigError: there is no log, it cannot be read, or the site has no usable key.
     """
     path = audit_path(state_dir)
-    try:
-        content = path.read_bytes()
-    except OSError as fault:
-        raise SiteConfigError(
-            f"Expected a readable audit log at {path}, found {type(fault).__name__}. A site "
-            "writes it with its first answer; that of a simulated run is shown by --simulated RUN."
-        ) from None
+    content = _content_of(path)
     if public_key is None and not is_simulated:
         public_key = SigningKey.load(state_dir / "keys" / "site.pem").public_key
     found = read_lines(content, purpose=Purpose.AUDIT_LINE, public_key=public_key)
     answers, faults = _answers(found.lines)
-    faults = [*found.faults_and_torn_end(), *faults]
     heads, head_faults = _heads(state_dir, dataset_id, public_key, last_countersigned)
-    told = {answer.receipt for answer in answers}
-    faults += head_faults + [
-        f"the answer with entry {head.seq} of the ledger, which the coordinator has countersigned, "
-        "is not in the log: its end was cut off, or it is an older copy"
-        for head in heads
-        if (head.seq, head.digest) not in told
-    ]
+    faults = [*found.faults_and_torn_end(), *faults, *head_faults, *_missing(heads, answers)]
     last = found.lines[-1] if found.lines else None
     return AuditView(
         path=str(path),
@@ -159,6 +146,27 @@ def view_audit(
         and last.is_signed(public_key, Purpose.AUDIT_LINE),
         checked_against=max((head.seq for head in heads), default=None),
     )
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as fault:
+        raise SiteConfigError(
+            f"Expected a readable audit log at {path}, found {type(fault).__name__}. A site "
+            "writes it with its first answer; that of a simulated run is shown by --simulated RUN."
+        ) from None
+
+
+def _missing(heads: Sequence[Countersigned], answers: Sequence[Answer]) -> list[str]:
+    """The countersigned heads, each of which left in an answer, that are in no answer here."""
+    told = {answer.receipt for answer in answers}
+    return [
+        f"the answer with entry {head.seq} of the ledger, which the coordinator has countersigned, "
+        "is not in the log: its end was cut off, or it is an older copy"
+        for head in heads
+        if (head.seq, head.digest) not in told
+    ]
 
 
 def _answers(lines: Sequence[Line]) -> tuple[list[Answer], list[str]]:

@@ -27,6 +27,7 @@ from client.personal import Personal, PersonalStore, personal_folder
 from client.prepared import prepare
 from client.trust import NOT_ASKED, Joined, Simulated, Trust
 from client.work import PlainWork, PredictionObserver, PrivateWork, Sources, Work
+from common.arrays import size_of
 from common.errors import DataError, Refusal, RefusalCode
 from common.models.patient_model import load_state
 from common.privacy.mechanisms import NoiseSource
@@ -36,6 +37,9 @@ from common.study import Study
 from common.wire import Reply, Task, TaskKind
 
 logger = logging.getLogger(__name__)
+
+# Of a task, beside its model: ids, the names and shapes of a manifest, the head of a ledger.
+_BESIDE_BYTES = 8 << 20
 
 
 class Site:
@@ -157,6 +161,12 @@ class Site:
             charging = TakingTurns(books) if takes_turns else books()
         audit = AuditLog(audit_path(state_dir), durable=durable)
         return cls(config=config, works=works, charging=charging, audit=audit, trust=Simulated())
+
+    @property
+    def most_task_bytes(self) -> int:
+        """The size of the largest task that this site may work on."""
+        sizes = [size_of(work.prepared.manifest) for work in self._works.values()]
+        return 4 * max(sizes, default=0) + _BESIDE_BYTES
 
     def close(self) -> None:
         """Lets another process open this site's books."""

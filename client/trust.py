@@ -6,7 +6,9 @@ Flower's server, its operators and the other hospitals can write neither. Must n
 
 import os
 import re
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +32,8 @@ NOT_ASKED = frozenset(
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # An enrolment or an attempt at a round that failed is asked anew under a nonce of its own.
 _TASKS_PER_ROUND = 4
+# How long after it was taken a task may come again: an outage of the hospital's connector.
+_REPEATED_S = 24 * 3600.0
 
 
 class Trust(ABC):
@@ -167,7 +171,7 @@ class Taken:
     Guarantees:
         - A nonce that was taken is refused from the moment that another one of its run was taken,
           also by the next process.
-        - The newest one may be taken again: whoever asked may not have got the answer.
+        - The newest one may be taken again within a day: whoever asked may not have got the answer.
         - A file holds `most` nonces at most.
 
     Edge cases:
@@ -180,11 +184,13 @@ class Taken:
     Args:
         folder: within the site's state folder.
         most: nonces in one run.
+        clock: seconds since 1970.
     """
 
-    def __init__(self, folder: Path, *, most: int) -> None:
+    def __init__(self, folder: Path, *, most: int, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._most = most
+        self._clock = clock
 
     def take(self, run_id: str, nonce: str) -> None:
         """Writes the nonce down, and waits for the disk.
@@ -201,7 +207,10 @@ class Taken:
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             content = file.read()
             *known, torn = content.split(b"\n")
-            if nonce.encode() not in known[-1:]:
+            if nonce.encode() in known[-1:]:
+                # The file is as old as its last line.
+                _check_recent(self._clock() - os.fstat(descriptor).st_mtime)
+            else:
                 _check_new(nonce.encode(), known)
                 _check_number(known, self._most)
                 file.truncate(len(content) - len(torn))
@@ -238,6 +247,21 @@ def _check_new(nonce: bytes, known: list[bytes]) -> None:
         raise Refusal(
             RefusalCode.TASK_REPLAYED,
             "Expected a new task or the newest one again, found one from before it. If this "
+            "goes on, phone the coordinator: somebody may be in between.",
+        )
+
+
+def _check_recent(age_s: float) -> None:
+    """The newest task of a run comes again within a day: later, whoever kept it replays it.
+
+    Without privacy it would be worked on once more, on the patients of that day.
+
+    Threat: S1-5, N-1. Refuses: TASK_REPLAYED.
+    """
+    if age_s > _REPEATED_S:
+        raise Refusal(
+            RefusalCode.TASK_REPLAYED,
+            "Expected a task again within a day, found one that was taken before that. If this "
             "goes on, phone the coordinator: somebody may be in between.",
         )
 

@@ -7,8 +7,6 @@ Must never write into the hospital's folder.
 
 import shutil
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,10 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
-from client.config import SiteConfig, load_site_config
+from client.config import load_site_config
 from client.sources.readers import files_named
 from client.sources.table_chunks import TABLE_SUFFIXES, read_table_chunks
-from common.features import CategoricalFeature, Feature, NumericFeature
+from common.features import Feature, NumericFeature
 from common.files import write_atomically
 from common.granularities import (
     ImagesGranularity,
@@ -33,45 +31,8 @@ from common.granularities import (
 from common.outcomes import RegressionOutcome, SurvivalOutcome
 from common.study import Study
 from simulations.canaries import Canaries
+from simulations.planting_cells import Planting, plant_features, plant_series, plant_unread, put
 from simulations.planting_files import plant_image, plant_lines, plant_plink
-
-_MOST_OF_A_TABLE = 3000
-_FEWEST_OF_A_COLUMN = 2
-_LARGEST_MINUTE = 1e9
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Planting:
-    """One copy in the making.
-
-    Attributes:
-        ids: the word that stands for each patient's id; who has none is not copied.
-        most_patients: of others, nothing is copied.
-    """
-
-    study: Study
-    config: SiteConfig
-    target: Path
-    canaries: Canaries
-    random: np.random.Generator
-    most_patients: int
-    ids: dict[str, str] = field(default_factory=dict)
-
-    def admit(self, patient_ids: "pd.Series[str]", file: str) -> None:
-        """Gives a word to each of these ids, as long as there is room."""
-        for patient_id in patient_ids.dropna():
-            if len(self.ids) >= self.most_patients:
-                return
-            if patient_id not in self.ids:
-                self.ids[patient_id] = self.canaries.word(f"{file}, column patient_id")
-
-    def cells(self, table: pd.DataFrame, column: str, num_columns: int) -> pd.Index:
-        """The rows of which a column gets a canary, at random among those that are filled in."""
-        filled = table.index[table[column].notna()]
-        most = max(_FEWEST_OF_A_COLUMN, _MOST_OF_A_TABLE // max(1, num_columns))
-        if len(filled) <= most:
-            return filled
-        return filled[np.sort(self.random.permutation(len(filled))[:most])]
 
 
 def plant(
@@ -91,7 +52,7 @@ def plant(
         SiteConfigError: `site.toml` is missing or malformed.
     """
     config = load_site_config(site_dir)
-    planting = _Planting(
+    planting = Planting(
         study=study,
         config=config,
         target=target,
@@ -114,7 +75,7 @@ def plant(
     return len(planting.ids)
 
 
-def _plant_patients(planting: _Planting) -> str:
+def _plant_patients(planting: Planting) -> str:
     """The name of the patients' table in the copy."""
     path, study = planting.config.patients, planting.study
     table = _read(path)
@@ -135,12 +96,12 @@ def _plant_patients(planting: _Planting) -> str:
             most = outcome.cut_points[-1]
             features[outcome.time_column] = NumericFeature(unit=outcome.unit, range=(0.0, most))
     allowed = min(g.max_unusable_fraction for g in study.granularities.values())
-    _plant_features(planting, table, features, allowed, path.name)
-    _plant_unread(planting, table, known, path.name)
+    plant_features(planting, table, features, allowed, path.name)
+    plant_unread(planting, table, known, path.name)
     return _written(planting, table, path)
 
 
-def _plant_granularity(planting: _Planting, name: str, path: Path) -> str:
+def _plant_granularity(planting: Planting, name: str, path: Path) -> str:
     """The name of a granularity's file in the copy."""
     granularity = planting.study.granularities[name]
     lower = path.name.lower()
@@ -159,88 +120,28 @@ def _plant_granularity(planting: _Planting, name: str, path: Path) -> str:
         case TabularGranularity():
             known |= set(granularity.features)
             allowed = granularity.max_unusable_fraction
-            _plant_features(planting, table, granularity.features, allowed, path.name)
+            plant_features(planting, table, granularity.features, allowed, path.name)
         case MarkersGranularity():
             known |= set(granularity.markers)
             features: dict[str, Feature] = dict(granularity.numeric)
-            _plant_features(planting, table, features, 0.0, path.name)
+            plant_features(planting, table, features, 0.0, path.name)
         case SeriesGranularity():
             known |= {"minutes", "signal", "value"}
-            _plant_series(planting, table, granularity, path.name)
+            plant_series(planting, table, granularity, path.name)
         case NotesGranularity():
             known |= {"minutes", "text"}
             if "text" in table:
                 rows, where = planting.cells(table, "text", 1), f"{path.name}, column text"
                 texts = {r: f"{table['text'][r]} {planting.canaries.word(where)}" for r in rows}
-                _put(table, "text", texts)
+                put(table, "text", texts)
         case ImagesGranularity():
             known |= {"file"}
             _plant_images(planting, table, path)
-    _plant_unread(planting, table, known, path.name)
+    plant_unread(planting, table, known, path.name)
     return _written(planting, table, path)
 
 
-def _plant_features(
-    planting: _Planting,
-    table: pd.DataFrame,
-    features: Mapping[str, Feature],
-    allowed: float,
-    file: str,
-) -> None:
-    there = {column: feature for column, feature in features.items() if column in table}
-    for column, feature in there.items():
-        where = f"{file}, column {column}"
-        rows = planting.cells(table, column, len(there))
-        if isinstance(feature, CategoricalFeature):
-            # As many words that are no category as the study lets pass, and no more.
-            num_words = int(allowed * int(table[column].notna().sum()) / 2)
-            words = {row: planting.canaries.word(where) for row in rows[:num_words]}
-            _put(table, column, words)
-        else:
-            _plant_numbers(planting, table, column, rows, feature, where)
-
-
-def _plant_numbers(
-    planting: _Planting,
-    table: pd.DataFrame,
-    column: str,
-    rows: pd.Index,
-    feature: NumericFeature,
-    where: str,
-) -> None:
-    """Numbers near those that stand there; codes for missing, and what is no number, stay."""
-    values = pd.to_numeric(table.loc[rows, column], errors="coerce")
-    planted = {
-        row: planting.canaries.number(float(value), *feature.range, where)
-        for row, value in values.items()
-        if np.isfinite(value) and value not in feature.missing_codes
-    }
-    _put(table, column, planted)
-
-
-def _plant_series(
-    planting: _Planting, table: pd.DataFrame, granularity: SeriesGranularity, file: str
-) -> None:
-    if not {"minutes", "signal", "value"} <= set(table.columns):
-        return
-    rows = planting.cells(table, "value", 2)
-    for signal, feature in granularity.signals.items():
-        of_signal = rows[table.loc[rows, "signal"].eq(signal).fillna(False).to_numpy(dtype=bool)]
-        where = f"{file}, column value ({signal})"
-        if isinstance(feature, NumericFeature):
-            _plant_numbers(planting, table, "value", of_signal, feature, where)
-    rows = planting.cells(table, "minutes", 2)
-    minutes = pd.to_numeric(table.loc[rows, "minutes"], errors="coerce")
-    planted = {}
-    for row, minute in minutes.items():
-        if np.isfinite(minute) and abs(minute) < _LARGEST_MINUTE:
-            start = float(np.floor(minute))  # a window that begins or ends does so at whole ones
-            where = f"{file}, column minutes"
-            planted[row] = planting.canaries.number(minute, start, start + 1, where)
-    _put(table, "minutes", planted)
-
-
-def _plant_images(planting: _Planting, table: pd.DataFrame, path: Path) -> None:
+def _plant_images(planting: Planting, table: pd.DataFrame, path: Path) -> None:
     """Copies the images under names of words, with words in their headers, and lists them so."""
     if "file" not in table:
         return
@@ -258,26 +159,7 @@ def _plant_images(planting: _Planting, table: pd.DataFrame, path: Path) -> None:
                 plant_image(source, target, planting.canaries)
                 names[row] = f"{word}{suffix}"
                 break
-    _put(table, "file", names)
-
-
-def _plant_unread(planting: _Planting, table: pd.DataFrame, known: set[str], file: str) -> None:
-    """Words in every column that nobody asked for, and one more column, whose name is a word."""
-    unread = [column for column in table.columns if column not in known]
-    # Not the name of the column: without a header, it is a patient's value.
-    where = f"{file}, a column that is not read"
-    for column in unread:
-        rows = planting.cells(table, column, len(unread))
-        _put(table, column, {row: planting.canaries.word(where) for row in rows})
-    name = planting.canaries.word(f"{file}, the header")
-    table[name] = pd.Series(pd.NA, index=table.index, dtype="object")
-    _put(table, name, {r: planting.canaries.word(where) for r in table.index[:_MOST_OF_A_TABLE]})
-
-
-def _put(table: pd.DataFrame, column: str, cells: Mapping[Any, str]) -> None:
-    """Puts texts into cells of a column, by row."""
-    texts = table[column].astype("object").to_dict() | dict(cells)
-    table[column] = pd.Series(texts, dtype="object").reindex(table.index)
+    put(table, "file", names)
 
 
 def _read(path: Path) -> pd.DataFrame | None:
@@ -290,7 +172,7 @@ def _read(path: Path) -> pd.DataFrame | None:
     return pd.concat(chunks, ignore_index=True).astype("object") if chunks else None
 
 
-def _of_patients(planting: _Planting, table: pd.DataFrame) -> pd.DataFrame:
+def _of_patients(planting: Planting, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of patients who are copied, with a word for each id."""
     words = table["patient_id"].map(planting.ids)
     table = table[words.notna()].reset_index(drop=True)
@@ -298,13 +180,13 @@ def _of_patients(planting: _Planting, table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _copied(planting: _Planting, path: Path) -> str:
+def _copied(planting: Planting, path: Path) -> str:
     if path.is_file():
         shutil.copyfile(path, planting.target / path.name)
     return path.name
 
 
-def _written(planting: _Planting, table: pd.DataFrame, path: Path) -> str:
+def _written(planting: Planting, table: pd.DataFrame, path: Path) -> str:
     target = planting.target / path.name
     if path.suffix.lower() == ".parquet":
         _write_parquet(table, target)

@@ -1,6 +1,6 @@
 """One simulated federation, from a study and site folders to a finished run folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from server.app import Run, execute
 from server.journal import Listener
 from simulations.engine import InProcessGrid
 from simulations.oracle import Oracle
+
+Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,18 @@ def simulate(
         noise=_server_noise(simulation),
     )
     sites = open_sites(simulation, oracle)
-    names = [site.name for site in sites.values()]
+    _check_sites(simulation, [site.name for site in sites.values()])
+    evaluate = _evaluation_by(oracle, simulation.study)
+    try:
+        execute(run, InProcessGrid(sites), listeners=listeners, oracle=evaluate)
+    finally:
+        for site in sites.values():
+            site.close()
+    return simulation.out / "report.md"
+
+
+def _check_sites(simulation: Simulation, names: list[str]) -> None:
+    """Nothing, if the hospitals have names of their own, and there are enough of them."""
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(
@@ -103,15 +116,19 @@ def simulate(
             f"below {simulation.sites}. Change site.name in site.toml."
         )
     fewest = simulation.study.strategy.min_sites
-    if len(sites) < fewest:
+    if len(names) < fewest:
         # A real coordinator waits for more sites to join; in one process none ever will.
         raise CohortError(
-            f"Expected at least {fewest} sites (strategy.min_sites), found {len(sites)} below "
+            f"Expected at least {fewest} sites (strategy.min_sites), found {len(names)} below "
             f"{simulation.sites}. Add site folders."
         )
 
+
+def _evaluation_by(oracle: Oracle, study: Study) -> Evaluate:
+    """What the oracle knows of a round, as the journal takes it."""
+
     def evaluate(round_number: int, _: ArrayRecord) -> MetricRecord | None:
-        by_outcome = oracle.pop(round_number, simulation.study) or {}
+        by_outcome = oracle.pop(round_number, study) or {}
         known: dict[str, Any] = {
             f"{outcome}.{name}": value
             for outcome, metrics in by_outcome.items()
@@ -120,12 +137,7 @@ def simulate(
         }
         return MetricRecord(known) if known else None
 
-    try:
-        execute(run, InProcessGrid(sites), listeners=listeners, oracle=evaluate)
-    finally:
-        for site in sites.values():
-            site.close()
-    return simulation.out / "report.md"
+    return evaluate
 
 
 def _server_noise(simulation: Simulation) -> NoiseSource:

@@ -13,7 +13,7 @@ from common.errors import StudyError
 from common.outcomes import SurvivalOutcome
 from common.plan import Evaluation
 from common.privacy.accounting import epsilon_of
-from common.privacy.calibration import Demand, noise_of
+from common.privacy.calibration import Demand, Noise, noise_of
 from common.privacy.events import Charge, Event, Gaussian, Part, Unprotected
 from common.privacy.sections import PatientPrivacy, SitePrivacy
 from common.study import Study
@@ -156,19 +156,25 @@ def plan_of(
     if not isinstance(privacy, PatientPrivacy):
         return _unprotected(study, rate, cohort_size, steps)
     is_normalised = study.normalisation.method == "federated"
-    noise = noise_of(
-        Demand(
-            target=privacy.epsilon,
-            cap=epsilon_cap,
-            delta=privacy.delta,
-            sample_rate=rate,
-            num_steps=steps * (study.training.rounds + privacy.spare_rounds),
-            moments_share=privacy.statistics_share if is_normalised else None,
-            training_floor=privacy.noise_multiplier or 0.0,
-            floor=min_noise_multiplier,
-        )
+    demand = Demand(
+        target=privacy.epsilon,
+        cap=epsilon_cap,
+        delta=privacy.delta,
+        sample_rate=rate,
+        num_steps=steps * (study.training.rounds + privacy.spare_rounds),
+        moments_share=privacy.statistics_share if is_normalised else None,
+        training_floor=privacy.noise_multiplier or 0.0,
+        floor=min_noise_multiplier,
     )
-    plan = PrivacyPlan(
+    plan = _protected(study, privacy, noise_of(demand), rate, cohort_size, steps)
+    return replace(plan, epsilon=epsilon_of(plan.whole(), plan.delta))
+
+
+def _protected(
+    study: Study, privacy: PatientPrivacy, noise: Noise, rate: float, cohort_size: int, steps: int
+) -> PrivacyPlan:
+    """The plan with this noise; what it costs as a whole is not yet in it."""
+    return PrivacyPlan(
         mode="patient",
         epsilon=0.0,
         delta=privacy.delta,
@@ -183,7 +189,6 @@ def plan_of(
         evaluation_noise_multiplier=noise.evaluation,
         split=split_of(study.evaluation),
     )
-    return replace(plan, epsilon=epsilon_of(plan.whole(), plan.delta))
 
 
 def _unprotected(study: Study, rate: float, cohort_size: int, steps: int) -> PrivacyPlan:
@@ -279,6 +284,7 @@ def describe(plan: PrivacyPlan) -> list[tuple[str, str]]:
         return [("privacy", "none: no patient is protected"), ("epsilon", "infinite")]
     moments = plan.moments_noise_multiplier
     steps = (plan.num_rounds + plan.spare_rounds) * plan.steps_per_round
+    rounds = f"{plan.num_rounds} + {plan.spare_rounds} spare rounds"
     return [
         ("epsilon", f"{plan.epsilon:.4g}"),
         ("delta", f"{plan.delta:g}"),
@@ -288,10 +294,6 @@ def describe(plan: PrivacyPlan) -> list[tuple[str, str]]:
         ("noise of evaluation", f"{plan.evaluation_noise_multiplier:g}"),
         ("clip", f"{plan.max_grad_norm:g}"),
         ("sample rate", f"{plan.sample_rate:.4g} (Poisson)"),
-        (
-            "steps",
-            f"{steps} ({plan.num_rounds} + {plan.spare_rounds} spare rounds of "
-            f"{plan.steps_per_round})",
-        ),
+        ("steps", f"{steps} ({rounds} of {plan.steps_per_round})"),
         ("accountant", ACCOUNTANT),
     ]

@@ -133,6 +133,12 @@ def honest(federate: Federate) -> Federation:
     return federate()
 
 
+@pytest.fixture(scope="session")
+def without_a(federate: Federate) -> Federation:
+    """What the others make of it when the first site, a, takes no part."""
+    return federate(left_out="a")
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandRun:
     """Types a command, and returns exit code and what it printed."""

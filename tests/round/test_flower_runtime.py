@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,13 @@ def study() -> Study:
 def sites(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A folder whose name `flwr build` would refuse, with a space in it.
     folder = tmp_path_factory.mktemp("a b") / "sites_1.0"
-    write_cohort(study, varied_sites(study, num_sites=3, seed=2), folder, seed=2)
+    effects = [
+        replace(site, num_patients=num_patients)
+        for site, num_patients in zip(
+            varied_sites(study, num_sites=3, seed=2), (80, 90, 100), strict=True
+        )
+    ]
+    write_cohort(study, effects, folder, seed=2)
     return folder
 
 
@@ -50,7 +57,8 @@ def leaves_no_process(tmp_path: Path) -> Iterator[None]:
 def _metrics(run: Path) -> list[dict[str, Any]]:
     results = json.loads((run / "results.json").read_text())
     assert results["status"] == "finished"
-    return [{k: r[k] for k in ("round", "pooled", "sites")} for r in results["rounds"]]
+    parts = [{k: r[k] for k in ("round", "pooled", "sites")} for r in results["rounds"]]
+    return [*parts, {"attributions": results["attributions"]}]
 
 
 @pytest.mark.flower
@@ -58,6 +66,7 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 def test_both_engines_give_the_same_model_bit_for_bit_and_the_same_metrics(
     study: Study, sites: Path, tmp_path: Path
 ) -> None:
+    study = override(study, evaluation__attributions=True)
     simulate(Simulation(study=study, sites=sites, out=tmp_path / "ours"))
     lines: list[str] = []
     run_on_flower(study, sites, tmp_path / "flower", echo=lines.append)

@@ -180,6 +180,8 @@ def test_the_report_has_a_row_for_each_subset_and_a_line_for_each_number(
     assert "## All patients, pooled" in text
     assert "## Mean of hospitals, unweighted" in text
     assert "sees nothing of 1 of the 3 rows" in text
+    # One seed has no spread to tell.
+    assert "±" not in "".join(line for line in text.splitlines() if line.startswith("|"))
     num_numbers = sum(len(r.metrics) for r in results)
     assert len(to_csv(results).splitlines()) == 1 + num_numbers
 

@@ -11,10 +11,11 @@ import pytest
 
 from client.ledger.entries import ledger_path, read_chain
 from client.ledger.view import view_ledger
+from common.metrics.attributions import is_attribution
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian
 from common.study import Study
-from common.study_file import with_patient_privacy
+from common.study_file import override, with_patient_privacy
 from common.wire import Reply, Task, TaskKind
 from tests.round.conftest import Federate, Federation
 
@@ -23,7 +24,9 @@ EPSILON, DELTA = 3.0, 1e-4
 
 @pytest.fixture(scope="module")
 def private(study: Study) -> Study:
-    return with_patient_privacy(study, epsilon=EPSILON, delta=DELTA)
+    # It may ask what predictions rest on, and is told nothing of it.
+    asked = override(study, evaluation__attributions=True)
+    return with_patient_privacy(asked, epsilon=EPSILON, delta=DELTA)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,16 @@ def test_a_private_round_sends_an_update_and_no_statistic(finished: Federation) 
     replies = [e for e in finished.events("reply") if e["kind"] == "train"]
     assert len(replies) == 15
     assert all(reply["metrics"] == {} for reply in replies)
+
+
+@pytest.mark.threat("S0-2")
+def test_nothing_of_what_predictions_rest_on_leaves_a_private_run(finished: Federation) -> None:
+    names = {name for e in finished.events("reply") for name in e["metrics"]}
+    assert names
+    assert not any(map(is_attribution, names))
+    assert finished.results["attributions"] == {"round": None, "outcomes": {}}
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert "nothing of it was released" in page
 
 
 @pytest.mark.threat("S0-2", "C-2")

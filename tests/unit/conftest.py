@@ -130,6 +130,31 @@ def private(tiny_study: Study) -> Study:
     return with_patient_privacy(public, epsilon=EPSILON, delta=DELTA)
 
 
+@pytest.fixture(scope="session")
+def site_dir(new_site: SiteWriter) -> Path:
+    """The folder of the site alpha, which no test may change."""
+    return new_site()
+
+
+@pytest.fixture
+def open_site(tmp_path: Path, tiny_study: Study):
+    """Opens a simulated site, whose books are in `tmp_path / "state"`."""
+
+    def open_it(folder: Path, study: Study = tiny_study, **options: object) -> Site:
+        return Site.simulated(folder, study, state_dir=tmp_path / "state", **options)
+
+    return open_it
+
+
+@pytest.fixture(scope="session")
+def standing_site(
+    site_dir: Path, tiny_study: Study, tmp_path_factory: pytest.TempPathFactory
+) -> Site:
+    """One site for the many examples of hypothesis; an answer does not depend on those before."""
+    state_dir = tmp_path_factory.mktemp("standing")
+    return Site.simulated(site_dir, tiny_study, state_dir=state_dir)
+
+
 @pytest.fixture
 def open_real(new_site: Callable[..., Path]):
     """Opens a real site for studies that its policy accepts; closes it after the test."""

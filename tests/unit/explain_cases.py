@@ -33,6 +33,8 @@ def config_of(folder: Path = Path("hospital")) -> SiteConfig:
         state_dir=folder.parent / "state",
         patients=folder / "patients.csv",
         files={},
+        pretrained={},
+        embeddings_dir=folder.parent / "state" / "embeddings",
         lacks=frozenset(),
         identifiers="mask",
         policy=Policy(allow_without_privacy=True, smallest_group=SMALLEST_GROUP),

@@ -8,7 +8,7 @@ Letters of shapes: B patients, P trainable parameters.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from server.aggregation import SiteUpdate
 from server.site_privacy import SiteMechanism, SitePlan
 from tests.unit import private_builders
 from tests.unit.builders import outcomes_of, patients_of, predictions_of, study_of
-from tests.unit.private_builders import values_of
+from tests.unit.private_builders import Watched, clipped_one_by_one, values_of, watched
 
 Floats = NDArray[np.float64]
 Probe = Callable[[Path], None]
@@ -104,25 +104,13 @@ def noise_cannot_be_seeded(_: Path) -> None:
     assert updates[0].tolist() != updates[1].tolist(), "a seed repeats the noise"
 
 
-def one_by_one(model: PatientModel, patients: Patients, clip: float) -> list[Floats]:
-    """The oracle: the gradient of each patient, alone in a batch, clipped."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    clipped = []
-    for index in range(len(patients)):
-        inputs, outcomes = patients.batch(torch.tensor([index]))
-        loss = model.loss_per_patient(model(inputs), outcomes).sum()
-        grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        flat_P = torch.cat([g.flatten() for g in grads]).double().numpy()
-        clipped.append(flat_P * min(1.0, clip / float(np.linalg.norm(flat_P))))
-    return clipped
-
-
 def each_patient_is_clipped(_: Path) -> None:
     """A step is minus the sum of the patients' clipped gradients, divided once by E."""
     plan = plan_with(**ONE_SILENT_STEP, max_grad_norm=0.05)
     patients = patients_of(sgd_study(), 9)
     found_P = update_of(patients, plan, NoiseSource.seeded(1), physical_batch=4)
-    expected_P = -sum(one_by_one(PatientModel(sgd_study()), patients, 0.05)) / EXPECTED
+    clipped_BP = clipped_one_by_one(PatientModel(sgd_study()), patients, np.arange(9), 0.05)
+    expected_P = -clipped_BP.sum(axis=0) / EXPECTED
     error = np.linalg.norm(found_P - expected_P) / np.linalg.norm(expected_P)
     assert error < 1e-3, f"the step is off by {error:.3g} of its length"
 
@@ -145,26 +133,12 @@ def a_damaged_record_is_harmless(_: Path) -> None:
     assert moved <= 2 * CLIP / EXPECTED * 1.001, f"a damaged record moves the step by {moved:.3g}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Watched(Patients):
-    """Patients who note who was asked for together."""
-
-    samples: list[set[int]] = field(default_factory=list)
-
-    def batch(self, index_B: Tensor) -> tuple[NestedTensors, NestedTensors]:
-        self.samples.append(set(index_B.tolist()))
-        return super().batch(index_B)
-
-
 def samples_are_poisson(_: Path) -> None:
     """Sizes vary, and patients come again in the next sample, as independent chances have it."""
     num_steps, num_patients = 80, 40
-    plain = patients_of(sgd_study(), num_patients)
-    patients = Watched(
-        inputs=plain.inputs, outcomes=plain.outcomes, device=plain.device, num_patients=40
-    )
+    patients = watched(patients_of(sgd_study(), num_patients))
     update_of(patients, plan_with(steps_per_round=num_steps), NoiseSource.seeded(3))
-    sizes = [len(sample) for sample in patients.samples]
+    sizes = [len(sample) for sample in patients.seen]
     assert len(sizes) == num_steps
     assert abs(np.mean(sizes) / (RATE * num_patients) - 1) < 0.2, "another sample rate"
     # Bounds that a right sampler leaves once in a million streams: by chi-square, and 5 standard
@@ -172,7 +146,7 @@ def samples_are_poisson(_: Path) -> None:
     low, high = chi2.ppf([1e-6, 1 - 1e-6], num_steps - 1) / num_steps
     spread = np.var(sizes) / (num_patients * RATE * (1 - RATE))
     assert low < spread < high, "samples of one size"
-    again = [len(one & other) for one, other in pairwise(patients.samples)]
+    again = [len({*one} & {*other}) for one, other in pairwise(patients.seen)]
     assert abs(np.mean(again) / (num_patients * RATE**2) - 1) < 0.35, "patients take turns"
 
 
@@ -182,7 +156,6 @@ def buffers_do_not_leak(_: Path) -> None:
     model = PatientModel(study)
     mean_of_data = torch.zeros(1)
     model.register_buffer("mean_of_data", mean_of_data)
-    plain = patients_of(study, 40)
 
     class Leaking(Watched):
         def batch(self, index_B: Tensor) -> tuple[NestedTensors, NestedTensors]:
@@ -190,9 +163,7 @@ def buffers_do_not_leak(_: Path) -> None:
             mean_of_data.add_(inputs["labs"]["numeric_BF"].mean())
             return inputs, outcomes
 
-    patients = Leaking(
-        inputs=plain.inputs, outcomes=plain.outcomes, device=plain.device, num_patients=40
-    )
+    patients = Leaking(**vars(patients_of(study, 40)))
     try:
         train_privately(model, patients, study, plan_with(), source=NoiseSource.seeded(1), seed=1)
     except Refusal:

@@ -161,6 +161,29 @@ def test_what_the_policy_lists_counts_as_well(
     assert [s.is_in_policy for s in standings(listed)] == [True, False]
 
 
+def test_a_listed_study_that_is_on_record_is_the_file_that_was_shown(
+    hospital: SiteConfig, new_site, tiny_study: Study
+) -> None:
+    accept(hospital, tiny_study)
+    listed = with_policy(hospital, new_site, tiny_study.hash)
+    _commented(study_path(hospital.state_dir, tiny_study.hash), tiny_study)
+    with pytest.raises(SiteConfigError, match="Accept it again"):
+        accepted_studies(listed)
+
+
+def test_a_file_put_there_by_hand_after_a_withdrawal_is_told_by_its_hash_alone(
+    hospital: SiteConfig, new_site, tiny_study: Study
+) -> None:
+    accept(hospital, tiny_study)
+    withdraw(hospital, tiny_study.hash)
+    path = study_path(hospital.state_dir, tiny_study.hash)
+    path.write_text(study_to_toml(tiny_study) + "# by hand\n")
+    assert accepted_studies(hospital) == {}
+    assert set(accepted_studies(with_policy(hospital, new_site, tiny_study.hash))) == {
+        tiny_study.hash
+    }
+
+
 def test_a_listed_study_whose_file_is_another_stops_the_site(
     hospital: SiteConfig, new_site, tiny_study: Study, other: Study
 ) -> None:

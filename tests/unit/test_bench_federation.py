@@ -176,8 +176,8 @@ def _shown(tables: list[Any]) -> str:
     ("idle_s", "last_gap_s", "waited_s"),
     [
         (0.0, 0.0, 0.05),  # nothing is known yet
-        (0.0, 1.0, 0.5),  # half of the last gap at once
-        (0.5, 1.0, 0.1),  # then a tenth of it at a time
+        (0.0, 1.0, 0.75),  # three quarters of the last gap at once
+        (0.75, 1.0, 0.1),  # then a tenth of it at a time
         (5.0, 1.0, 0.5),  # a longer gap than the last: a tenth of this one
         (0.0, 3600.0, 2.0),  # never long: a run may have ended meanwhile
     ],

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from client import admission, charging, disk, egress, policy, trust
+from client import admission, charging, disk, egress, policy, trust, withholding
 from client.ledger import ledger
 from common.errors import RefusalCode
 from common.wire import Reply, Task, TaskKind
@@ -17,7 +17,7 @@ from simulations import door_page
 from simulations.door_page import PAGE, described, page, rules_of
 from simulations.door_words import REFUSALS, SHAPES
 
-DOOR = (trust, admission, policy, disk, ledger, charging, egress)
+DOOR = (trust, admission, policy, disk, ledger, charging, egress, withholding)
 
 
 def _refusing(module: ModuleType) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,8 @@
-"""Private training: one-by-one loops as oracle, neighbouring cohorts, and every step with noise.
+"""Private training against one-by-one loops as oracle, worked by hand, and every step with noise.
 
 Letters of shapes: B patients, P trainable parameters.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,49 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from client import dp_training
 from client.dp_training import train_privately
-from client.physical_batch import PhysicalBatch
 from client.training import Patients, Pull
-from common.errors import Refusal, RefusalCode
 from common.models.patient_model import PatientModel, state_of
 from common.privacy.mechanisms import NoiseSource, poisson_sample
 from common.privacy.plan import PrivacyPlan
 from common.study import Study
 from common.study_file import study_from_toml
-from tests.unit.builders import MORE_OUTCOMES, labels_of, patients_of, study_of
-from tests.unit.private_builders import in_float64, plan_with, values_of, watched
-
-CPU = torch.device("cpu")
-
-
-def privately_trained(
-    study: Study, patients: Patients, plan: PrivacyPlan, *, noise: int = 1, **options: Any
-) -> PatientModel:
-    model = PatientModel(study)
-    source = NoiseSource.seeded(noise)
-    options = {"seed": 1, **options}
-    assert train_privately(model, patients, study, plan, source=source, **options) in range(100)
-    return model
-
-
-def clipped_sum_one_by_one(
-    model: PatientModel, patients: Patients, index_B: NDArray[np.int64], max_grad_norm: float
-) -> NDArray[np.float64]:
-    """The oracle: one backward pass for each patient, alone in a batch."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    sum_P = np.zeros(sum(p.numel() for p in parameters))
-    for index in index_B:
-        inputs, outcomes = patients.batch(torch.tensor([index]))
-        loss = model.loss_per_patient(model(inputs), outcomes).sum()
-        grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        flat_P = torch.cat([g.flatten() for g in grads]).double().numpy()
-        sum_P += flat_P * min(1.0, max_grad_norm / max(float(np.linalg.norm(flat_P)), 1e-300))
-    return sum_P
+from tests.unit.builders import MORE_OUTCOMES, patients_of, study_of
+from tests.unit.private_builders import (
+    CPU,
+    clipped_one_by_one,
+    difference,
+    in_float64,
+    plan_with,
+    privately_trained,
+    values_of,
+    watched,
+)
 
 
 def torchs_optimizer(model: PatientModel, study: Study) -> torch.optim.Optimizer:
@@ -86,7 +61,7 @@ def trained_one_by_one(
     for _ in range(plan.steps_per_round):
         index_B = poisson_sample(source, len(patients), plan.sample_rate)
         source.uniform(2)  # the secret of dropout
-        sum_P = clipped_sum_one_by_one(model, patients, index_B, plan.max_grad_norm)
+        sum_P = clipped_one_by_one(model, patients, index_B, plan.max_grad_norm).sum(axis=0)
         sum_P += plan.noise_multiplier * plan.max_grad_norm * source.normal(len(sum_P))
         flat_P = torch.from_numpy(sum_P / plan.expected_batch_size)
         for place, (parameter, piece) in enumerate(
@@ -97,11 +72,6 @@ def trained_one_by_one(
                 parameter.grad += pull.strength * (parameter.detach() - pull.origin[place])
         optimizer.step()
     return model
-
-
-def difference(one: PatientModel, other: PatientModel) -> float:
-    a, b = values_of(one), values_of(other)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -323,37 +293,6 @@ def test_balanced_classes_are_refused() -> None:
         privately_trained(study, patients_of(study, 5), plan_with())
 
 
-def test_everything_trainable_gets_noise_and_nothing_else_moves() -> None:
-    study = study_of(
-        model={"frozen": ["vitals"]},
-        personal={"local_blocks": ["heads.*"]},
-        training={"learning_rate": 1.0},
-    )
-    model = PatientModel(study)
-    assert any(name.startswith("heads.") for name in model.local_blocks)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    # No patient is ever sampled, so that nothing but noise can move a parameter.
-    plan = plan_with(sample_rate=1e-12)
-    source = NoiseSource.seeded(1)
-    train_privately(model, patients_of(study, 40), study, plan, source=source, seed=1)
-    for name, value in model.state_dict().items():
-        num_still = int((value == before[name]).sum())
-        assert num_still == (0 if name in trainable else value.numel()), name
-
-
-def test_a_step_looks_at_the_patients_of_its_poisson_sample_and_at_no_other() -> None:
-    study, plan = study_of(training={"batch_size": 5}), plan_with(sample_rate=0.3)
-    patients = watched(patients_of(study, 40))
-    model = privately_trained(study, patients, plan)
-    source = NoiseSource.seeded(1)
-    for seen in patients.seen:
-        assert seen == poisson_sample(source, 40, 0.3).tolist()
-        source.uniform(2)
-        source.normal(len(values_of(model)))
-    assert len(patients.seen) == 3
-
-
 @pytest.mark.parametrize("size", [4, 16, 64])
 @pytest.mark.parametrize("is_double", [False, True])
 def test_the_physical_batch_changes_no_sample_no_noise_and_no_sum(
@@ -376,321 +315,6 @@ def test_the_physical_batch_changes_no_sample_no_noise_and_no_sum(
     assert max(len(piece) for piece in pieces.seen) <= size
     assert difference(*models) < (1e-13 if is_double else 1e-6)
     assert np.array_equal(*(source.uniform(3) for source in sources))
-
-
-def test_equal_sources_and_seeds_give_equal_parameters_bit_for_bit() -> None:
-    study = study_of(model={"dropout": 0.3, "granularity_dropout": 0.3})
-    patients = patients_of(study, 40)
-    first = state_of(privately_trained(study, patients, plan_with()))
-    torch.rand(7)
-    assert state_of(privately_trained(study, patients, plan_with())) == first
-    assert state_of(privately_trained(study, patients, plan_with(), seed=2)) != first
-    assert state_of(privately_trained(study, patients, plan_with(), noise=2)) != first
-
-
-def test_samples_and_noise_do_not_come_from_the_seed() -> None:
-    # Without dropout there is nothing left that a seed could change.
-    study = study_of()
-    patients = patients_of(study, 40)
-    states = [
-        state_of(privately_trained(study, patients, plan_with(), seed=seed)) for seed in (1, 2)
-    ]
-    assert states[0] == states[1]
-
-
-def test_dropout_of_each_step_comes_from_the_source_and_the_seed_together() -> None:
-    # A seed alone, which others know, would tell by whose draws a sum has changed.
-    study = study_of(model={"dropout": 0.5})
-    given: dict[tuple[int, int], list[int]] = {}
-    for noise, seed in ((1, 1), (2, 1), (1, 2)):
-        seeds = given.setdefault((noise, seed), [])
-        patients = watched(
-            patients_of(study, 40), lambda seeds=seeds: seeds.append(torch.initial_seed())
-        )
-        privately_trained(study, patients, plan_with(sample_rate=1.0), noise=noise, seed=seed)
-    assert [len(seeds) for seeds in given.values()] == [3, 3, 3]
-    assert len(set(chain(*given.values()))) == 9
-
-
-def test_adding_one_patient_changes_the_draws_of_others_which_nobody_must_know() -> None:
-    # Why the draws are secret: known ones let one patient move a sum by more than one gradient.
-    study = study_of(model={"dropout": 0.5})
-    plan = plan_with(max_grad_norm=1e-3)
-    sums = []
-    for cohort in (
-        patients_of(study, 40),
-        joined(patients_of(study, 1, 5), patients_of(study, 40)),
-    ):
-        model = PatientModel(study)
-        model.train()
-        torch.manual_seed(0)
-        whole = PhysicalBatch(256, torch.device("cpu"))
-        sums.append(dp_training._clipped_sum(model, cohort, np.arange(len(cohort)), plan, whole))
-    assert np.linalg.norm(sums[1] - sums[0]) > 2 * plan.max_grad_norm
-
-
-def test_seeding_torch_twice_does_not_repeat_the_noise() -> None:
-    study = study_of()
-    patients = watched(patients_of(study, 40))
-    values = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        np.random.seed(0)
-        model = PatientModel(study)
-        source = NoiseSource.secure()
-        train_privately(model, patients, study, plan_with(), source=source, seed=1)
-        values.append(values_of(model))
-    # Each parameter moves by noise of .0022 in float32: a coincidence is rare, and all are not.
-    assert (values[0] == values[1]).mean() < 0.05
-    assert patients.seen[:3] != patients.seen[3:]
-
-
-def test_torchs_global_random_state_is_left_as_it_was() -> None:
-    study = study_of(model={"dropout": 0.5, "granularity_dropout": 0.5})
-    torch.manual_seed(99)
-    before = torch.get_rng_state()
-    privately_trained(study, patients_of(study, 40), plan_with())
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_training_leaves_the_patients_as_they_were() -> None:
-    study = study_of()
-    patients, same = patients_of(study, 40), patients_of(study, 40)
-    privately_trained(study, patients, plan_with())
-    for name, arrays in same.inputs.items():
-        assert all(torch.equal(value, patients.inputs[name][k]) for k, value in arrays.items())
-
-
-def test_nothing_of_a_sample_is_logged(caplog, capfd) -> None:
-    caplog.set_level(logging.DEBUG)
-    study = study_of()
-    privately_trained(study, patients_of(study, 40), plan_with())
-    assert caplog.records == []
-    assert capfd.readouterr() == ("", "")
-
-
-def leak_into_buffer(model: PatientModel) -> None:
-    buffer = next(b for b in model.buffers() if b.is_floating_point())
-    buffer.view(-1)[0] += 0.125
-
-
-def leak_into_new_buffer(model: PatientModel) -> None:
-    model.register_buffer("mean_of_data", torch.tensor(3.5))
-
-
-def leak_into_hidden_buffer(model: PatientModel) -> None:
-    model.fusion.register_buffer("seen", torch.tensor(3.5), persistent=False)
-
-
-def leak_into_shape(model: PatientModel) -> None:
-    model.register_buffer("numbers", torch.zeros(3))
-
-
-def leak_into_frozen(model: PatientModel) -> None:
-    next(model.encoders["labs"].parameters()).data.view(-1)[0] += 0.125
-
-
-def leak_into_parameter(model: PatientModel) -> None:
-    next(model.heads.parameters()).data.view(-1)[0] += 0.125
-
-
-def step_of_an_inner_optimizer(model: PatientModel) -> None:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    torch.optim.SGD(parameters, lr=0.1).step()
-
-
-@pytest.mark.parametrize(
-    "leak",
-    [
-        leak_into_buffer,
-        leak_into_new_buffer,
-        leak_into_hidden_buffer,
-        leak_into_shape,
-        leak_into_frozen,
-        leak_into_parameter,
-        step_of_an_inner_optimizer,
-    ],
-)
-def test_a_model_that_changes_beside_the_noised_steps_is_not_released(
-    leak: Callable[[PatientModel], None],
-) -> None:
-    study = study_of(model={"frozen": ["labs"]})
-    model = PatientModel(study)
-    model.register_buffer("numbers", torch.zeros(2))
-    remaining = [leak]
-
-    def once() -> None:
-        if remaining:
-            remaining.pop()(model)
-
-    patients = watched(patients_of(study, 40), once)
-    source = NoiseSource.seeded(1)
-    with pytest.raises(Refusal, match="beside them") as caught:
-        train_privately(model, patients, study, plan_with(), source=source, seed=1)
-    assert caught.value.refusal_code is RefusalCode.EGRESS_BLOCKED
-    assert "3.5" not in str(caught.value)
-
-
-def test_a_buffer_of_nan_is_no_leak_and_a_gradient_from_before_is_forgotten() -> None:
-    study = study_of()
-    models = [PatientModel(study), PatientModel(study)]
-    for parameter in models[1].parameters():
-        parameter.grad = torch.full_like(parameter, 7.0)
-    for model in models:
-        model.register_buffer("unknown", torch.tensor([math.nan, -0.0]))
-        source = NoiseSource.seeded(1)
-        train_privately(model, patients_of(study, 40), study, plan_with(), source=source, seed=1)
-    assert np.array_equal(values_of(models[0]), values_of(models[1]))
-
-
-# The clipped sum, as a step takes it.
-def sum_of(study: Study, patients: Patients, plan: PrivacyPlan) -> NDArray[np.float64]:
-    model = PatientModel(study)
-    model.train()
-    everybody_B = np.arange(len(patients))
-    physical = PhysicalBatch(7, torch.device("cpu"))
-    return dp_training._clipped_sum(model, patients, everybody_B, plan, physical)
-
-
-def joined(one: Patients, other: Patients) -> Patients:
-    def both(a: Any, b: Any) -> Any:
-        return {
-            n: {k: torch.cat([v, b[n][k]]) for k, v in arrays.items()} for n, arrays in a.items()
-        }
-
-    return replace(
-        one,
-        inputs=both(one.inputs, other.inputs),
-        outcomes=both(one.outcomes, other.outcomes),
-        num_patients=len(one) + len(other),
-    )
-
-
-def extreme(study: Study, seed: int, number: float) -> Patients:
-    """One patient of whom everything is observed, all numbers `number`."""
-    patient = patients_of(study, 1, seed)
-    inputs = {
-        name: {
-            key: torch.ones_like(value)
-            if key.startswith(("present", "observed"))
-            else torch.full_like(value, number)
-            if value.is_floating_point()
-            else value
-            for key, value in arrays.items()
-        }
-        for name, arrays in patient.inputs.items()
-    }
-    return replace(patient, inputs=inputs)
-
-
-numbers = st.one_of(
-    st.sampled_from([math.nan, math.inf, -math.inf, 1e38, -1e38, 3.4e38, 0.0]),
-    st.floats(-1e6, 1e6),
-)
-
-
-@pytest.mark.threat("S0-1", "S1-2", "R-1")
-@given(
-    num_patients=st.integers(0, 12),
-    seed=st.integers(0, 2**31),
-    number=numbers,
-    max_grad_norm=st.floats(1e-3, 1e3),
-)
-def test_adding_one_patient_moves_the_clipped_sum_by_max_grad_norm_at_most(
-    num_patients: int, seed: int, number: float, max_grad_norm: float
-) -> None:
-    study = study_of(outcomes=MORE_OUTCOMES)
-    plan = plan_with(max_grad_norm=max_grad_norm)
-    cohort = patients_of(study, num_patients, seed)
-    neighbour = joined(cohort, extreme(study, seed + 1, number))
-    moved = sum_of(study, neighbour, plan) - sum_of(study, cohort, plan)
-    # Sums of a dozen in float32.
-    assert np.linalg.norm(moved) <= max_grad_norm * (1 + 1e-5)
-
-
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e38])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_one_patient_of_nonsense_leaves_the_update_finite(number: float, optimizer: str) -> None:
-    study = study_of(training={"optimizer": optimizer})
-    cohort = patients_of(study, 20)
-    plan = plan_with(sample_rate=1.0, steps_per_round=10)
-    model = privately_trained(study, joined(cohort, extreme(study, 3, number)), plan)
-    assert np.isfinite(values_of(model)).all()
-    # Of those whose gradient is not finite, nothing comes in; the others are as they were.
-    moved = sum_of(study, joined(cohort, extreme(study, 3, number)), plan)
-    moved -= sum_of(study, cohort, plan)
-    assert math.isfinite(number) or np.abs(moved).max() == 0.0
-
-
-RECORDS = {
-    "scans": {
-        "kind": "images",
-        "size": [8, 8],
-        "max_images": 8,
-        "channels": [4],
-        "augment": {"flip": 0.5, "shift": 0.2, "contrast": 0.3, "noise": 0.1},
-    },
-    "letters": {"kind": "notes", "num_buckets": 20, "max_tokens": 64, "hidden": 4},
-}
-
-
-def with_records(num_images: int, num_notes: int) -> tuple[Study, Patients]:
-    """One patient with as many equal images, and as many equal notes of eight words."""
-    table = study_of().model_dump(mode="json", exclude_none=True)
-    study = Study.model_validate({**table, "granularities": RECORDS})
-    generator = torch.Generator().manual_seed(1)
-    image_HW = torch.randint(0, 256, (8, 8), generator=generator, dtype=torch.uint8)
-    words_T = torch.randint(2, 22, (8,), generator=generator)
-    observed_BN = (torch.arange(8) < num_images).unsqueeze(0)
-    tokens_BT = torch.zeros(1, 64, dtype=torch.int64)
-    tokens_BT[0, : 8 * num_notes] = words_T.repeat(num_notes)
-    yes_B = torch.ones(1, dtype=torch.bool)
-    images_BNHW = image_HW * observed_BN[:, :, None, None]
-    inputs = {
-        "scans": {"present_B": yes_B, "images_BNHW": images_BNHW, "observed_BN": observed_BN},
-        "letters": {"present_B": yes_B, "tokens_BT": tokens_BT},
-    }
-    patients = Patients(inputs=inputs, outcomes=labels_of(study, 1), device=CPU, num_patients=1)
-    return study, patients
-
-
-@pytest.mark.parametrize(("num_images", "num_notes"), [(1, 1), (2, 1), (8, 1), (1, 8), (8, 8)])
-def test_more_records_of_a_patient_and_augmentation_leave_the_sensitivity(
-    num_images: int, num_notes: int
-) -> None:
-    study, patient = with_records(num_images, num_notes)
-    for max_grad_norm in (1e-3, 1e-2):
-        plan = plan_with(max_grad_norm=max_grad_norm)
-        for seed in range(4):
-            torch.manual_seed(seed)
-            norm = np.linalg.norm(sum_of(study, patient, plan))
-            # The bound is reached: the gradient is longer, and one patient is clipped once.
-            assert norm == pytest.approx(max_grad_norm, rel=1e-5)
-
-
-def test_a_patient_of_whom_no_outcome_is_known_adds_nothing() -> None:
-    study = study_of(outcomes=MORE_OUTCOMES)
-    patients = replace(patients_of(study, 10), outcomes=labels_of(study, 10, unknown=1.0))
-    assert np.abs(sum_of(study, patients, plan_with())).max() == 0.0
-
-
-def test_the_noise_of_a_step_is_that_of_the_plan_whatever_the_cohort() -> None:
-    # The plan's expected batch size and rate, not those of the patients that happen to be there.
-    study = study_of(training={"learning_rate": 1.0, "batch_size": 3})
-    plan = plan_with(sample_rate=1e-12, expected_batch_size=5.0, steps_per_round=1)
-    moves = []
-    for num_patients in (0, 7, 33):
-        source = NoiseSource.seeded(1)
-        source.uniform(40 - num_patients)
-        model = PatientModel(study)
-        before_P = values_of(model)
-        patients = patients_of(study, num_patients)
-        train_privately(model, patients, study, plan, source=source, seed=1)
-        moves.append(values_of(model) - before_P)
-    assert np.array_equal(moves[0], moves[1])
-    assert np.array_equal(moves[0], moves[2])
 
 
 @pytest.mark.gpu

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.egress import Declared, release, released_counts, released_moments
+from client.egress import Declared, release
 from client.policy import Policy
+from client.withholding import released_counts, released_moments
 from common.arrays import Arrays, Block
 from common.errors import Refusal, RefusalCode
 from common.metrics.classification import ClassStatistics
@@ -324,7 +325,7 @@ def test_an_update_of_norm_five_is_scaled_to_two_and_a_half_and_this_is_logged(
 ) -> None:
     policy = Policy(allow_without_privacy=True, max_update_norm=2.5)
     update = Arrays(manifest=UPDATE, flat=np.asarray([3, 4, 0, 0, 0, 0, 0, 0], dtype=np.float32))
-    with caplog.at_level(logging.WARNING, logger="client.egress"):
+    with caplog.at_level(logging.WARNING, logger="client.withholding"):
         left = release(reply(arrays=update), policy, declared).arrays
     assert left is not None
     assert left.flat[:2].tolist() == pytest.approx([1.5, 2.0], rel=1e-5)

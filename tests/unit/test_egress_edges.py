@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.egress import Declared, release, released_moments
+from client.egress import Declared, release
 from client.policy import Policy
 from client.private_statistics import private_evaluation
+from client.withholding import released_moments
 from common.arrays import Arrays
 from common.privacy.mechanisms import NoiseSource
 from common.wire import Reply, TaskKind

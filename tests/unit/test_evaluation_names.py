@@ -20,7 +20,9 @@ from common.metrics.evaluation import (
     statistics_of,
     to_flat,
 )
-from common.metrics.noised_outcomes import NoisedClasses, NoisedRegression, NoisedSurvival
+from common.metrics.noised_classes import NoisedClasses
+from common.metrics.noised_regression import NoisedRegression
+from common.metrics.noised_survival import NoisedSurvival
 from common.metrics.regression import RegressionStatistics
 from common.metrics.statistics import EvaluationSums
 from common.metrics.survival import SurvivalStatistics

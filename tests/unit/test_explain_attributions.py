@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from client.attributions import MOST_PATIENTS, TOLERANCE, Attributions
 from client.data import Cohort
 from client.evaluation import predict
-from client.explain.attributions import TOLERANCE, Attributions, attributions
-from client.explain.inputs import moved_of
+from client.explain.attributions import attributions
 from client.explain.page.reliance import reliance_section
-from client.explain.reliance import MOST_PATIENTS, explained_patients, reliance_of
+from client.explain.reliance import explained_patients, reliance_of
 from client.explain.tables import attributions_csv
+from client.moved_inputs import moved_of
 from client.training import Patients, to_device, train
 from common.errors import SiteConfigError
 from common.models.patient_model import PatientModel

@@ -66,6 +66,19 @@ def test_statistics_are_over_as_many_patients_as_the_study_allows_and_not_one_mo
     assert told == ("" if is_believed else "rejected: an absurd number of patients")
 
 
+@pytest.mark.threat("C-1", "C-2")
+@pytest.mark.parametrize(
+    ("count", "is_believed"), [(-1.0, False), (0.0, True), (100.0, True), (101.0, False)]
+)
+def test_exact_moments_are_of_as_many_patients_as_the_site_counts_at_most(
+    count: float, is_believed: bool
+) -> None:
+    counts = dict.fromkeys(NAMES, 100)
+    named = noised(STUDY, count=count, sum=0.0, sum_squares=0.0)
+    told = fault_of(named, counts, site="north", study=STUDY)
+    assert told == ("" if is_believed else "moments outside of the plausible ranges")
+
+
 # Moments with noise of variance 1: counts and sums of squares reach 12 beyond what can be true.
 
 REACH = 12.0
@@ -118,7 +131,7 @@ def test_a_noised_sum_reaches_beyond_its_count_by_its_noise_alone(sign: int) -> 
     assert fault(study, sum=sign * (bound - 0.01)) == ""
     assert fault(study, sum=sign * (bound + 0.01)) != ""
     # Nobody is counted: there is noise and nothing else.
-    assert fault(study, count=-5.0, sum=sign * (2 * REACH - 0.01)) == ""
+    assert fault(study, count=-5.0, sum=sign * 2 * REACH) == ""
     assert fault(study, count=-5.0, sum=sign * (2 * REACH + 0.01)) != ""
 
 

@@ -12,7 +12,9 @@ from sklearn import metrics as sk
 
 from common.metrics.classification import ClassStatistics, ranking
 from common.metrics.noised import NoisedStatistics, arcsine_edges
-from common.metrics.noised_outcomes import NoisedClasses, NoisedRegression, NoisedSurvival
+from common.metrics.noised_classes import NoisedClasses
+from common.metrics.noised_regression import NoisedRegression
+from common.metrics.noised_survival import NoisedSurvival
 from common.metrics.regression import RegressionStatistics
 from common.metrics.statistics import EvaluationSums, Metrics
 from common.metrics.survival import SurvivalStatistics, concordance_index, risk_of, time_bins

@@ -17,9 +17,15 @@ from common.models.patient_model import PatientModel
 from common.privacy.mechanisms import NoiseSource
 from common.study import Study
 from tests.unit.builders import MORE_OUTCOMES, patients_of, study_of
-from tests.unit.private_builders import Watched, in_float64, plan_with, values_of, watched
-
-CPU = torch.device("cpu")
+from tests.unit.private_builders import (
+    CPU,
+    Watched,
+    difference,
+    in_float64,
+    plan_with,
+    values_of,
+    watched,
+)
 
 
 class Scarce(Watched):
@@ -35,11 +41,6 @@ class Scarce(Watched):
 
 def scarce(patients: Patients) -> Scarce:
     return Scarce(**vars(watched(patients)))
-
-
-def difference(one: PatientModel, other: PatientModel) -> float:
-    a, b = values_of(one), values_of(other)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 # The rule.

@@ -177,8 +177,9 @@ def test_the_noise_that_a_study_gives_is_a_floor_under_a_lower_cap_and_a_higher_
 
 
 def test_noise_that_costs_nothing_still_leaves_an_evaluation_that_can_be_paid() -> None:
-    study = private_study(noise_multiplier=50.0, batch_size=1, rounds=1, delta=0.01)
-    plan = plan_of(study, cohort_size=3)
+    study = private_study(noise_multiplier=9000.0, batch_size=1, rounds=1, statistics_share=0.5)
+    plan = plan_of(study, cohort_size=1)
+    assert cost_of(plan.noise_multiplier, plan.sample_rate, 2 * plan.steps_per_round) == 0.0
     assert plan.epsilon <= 0.02
     assert math.isfinite(plan.evaluation_noise_multiplier)
 

@@ -179,4 +179,8 @@ def test_workers_of_a_simulation_take_turns_with_the_ledger_of_a_site(
     rounds = [workers[r % 2].answer(task_of(private, round=r)) for r in range(4)]
     assert [reply.status for reply in rounds] == ["ok"] * 4
     assert workers[0].answer(task_of(private, round=3)).arrays == rounds[3].arrays
-    assert workers[0].answer(task_of(private, round=4)).status == "budget_exceeded"
+    evaluations = [
+        workers[number].answer(task_of(private, TaskKind.EVALUATE, round=2 + number)).status
+        for number in (1, 0)
+    ]
+    assert evaluations == ["ok", "budget_exceeded"]  # the plan has one

@@ -1,5 +1,6 @@
 """Signatures: one form of bytes, one purpose each, a key file that nobody else can read."""
 
+import hashlib
 import math
 import os
 import stat
@@ -91,6 +92,11 @@ def test_a_signature_for_one_purpose_is_none_for_another(other: Purpose) -> None
     assert not verify(key.public_key, {"seq": 1}, signature, purpose=other)
     assert digest_of({"seq": 1}, purpose=HEAD) != digest_of({"seq": 1}, purpose=other)
     assert key.secret(HEAD) != key.secret(other)
+
+
+def test_a_digest_is_sha_256_of_the_canonical_bytes() -> None:
+    bytes_of = canonical_bytes({"seq": 1}, purpose=HEAD)
+    assert digest_of({"seq": 1}, purpose=HEAD) == hashlib.sha256(bytes_of).hexdigest()
 
 
 @given(payloads)

@@ -78,6 +78,25 @@ def test_state_inside_the_data_by_way_of_a_link_is_refused(new_site) -> None:
         load_site_config(folder)
 
 
+@pytest.mark.parametrize(
+    "key", ['patients = "a\\u0000"', 'files = { labs = "a\\u0000" }'], ids=["patients", "files"]
+)
+def test_a_path_with_a_zero_byte_is_refused_in_a_sentence(new_site, key: str) -> None:
+    folder = new_site()
+    path = folder / "site.toml"
+    text = path.read_text(encoding="utf-8")
+    assert text.count("[data]\n") == 1
+    lines = [line for line in text.splitlines() if not line.startswith("patients =")]
+    path.write_text("\n".join(lines).replace("[data]", f"[data]\n{key}"), encoding="utf-8")
+    with pytest.raises(SiteConfigError, match=r"data\.(patients|files)"):
+        load_site_config(folder)
+
+
+def test_a_state_dir_with_a_zero_byte_is_refused_in_a_sentence(new_site) -> None:
+    with pytest.raises(SiteConfigError, match="state_dir"):
+        load_site_config(new_site(site={"state_dir": "../a\0b"}))
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:-1", "cuda:0 ", "mps", ""])
 def test_a_device_is_auto_cpu_or_a_numbered_gpu(new_site, device: str) -> None:
     with pytest.raises(SiteConfigError, match=r"site\.device"):

@@ -22,6 +22,7 @@ from client.plain_text import plain
 from client.policy import Policy
 from client.site import Site
 from client.study_store import study_path
+from common.arrays import size_of
 from common.errors import StudyError, WardroundError
 from common.models.patient_model import PatientModel, trainable_manifest
 from common.normalisation import moments_manifest
@@ -225,6 +226,18 @@ def test_everything_that_egress_lets_out_is_named_with_its_size(
     assert ("a public weight" in text) == is_private
 
 
+def test_every_array_that_leaves_is_told_by_name_and_size() -> None:
+    study = study_of()
+    (text,) = (
+        t
+        for t in what_leaves(study, Policy(allow_without_privacy=True))
+        if "moments of features" in t
+    )
+    blocks = moments_manifest(study)
+    assert text.startswith(f"once, at enrolment: {size_of(blocks)} moments of features (")
+    assert text.endswith(f"({', '.join(f'{block.name} {block.size}' for block in blocks)})")
+
+
 def test_what_the_policy_keeps_is_told() -> None:
     policy = Policy(allow_without_privacy=True, metrics=("num_patients",))
     text = "\n".join(what_leaves(study_of(), policy))
@@ -291,6 +304,14 @@ def test_hostile_values_are_plain_in_the_differences(tiny_study: Study) -> None:
     assert line.startswith("study.description:")
     assert "\x1b" not in line
     assert len(line) < 160
+
+
+def test_a_key_that_one_of_two_studies_lacks_is_told_as_nothing(tiny_study: Study) -> None:
+    adam = override(tiny_study, strategy__name="fedadam")
+    faster = override(adam, strategy__server_learning_rate=0.5)
+    key = "strategy.server_learning_rate"
+    assert differences(adam, faster) == (f"{key}: (nothing) -> 0.5",)
+    assert differences(faster, adam) == (f"{key}: 0.5 -> (nothing)",)
 
 
 def test_many_differences_are_counted_and_an_order_alone_is_told(tiny_study: Study) -> None:

@@ -242,7 +242,8 @@ def test_no_program_phones_home_or_installs_anything(
         assert "FORCE_COLOR" not in environment
     assert connector.environment["MALLOC_ARENA_MAX"] == "1"
     assert connector.environment["MALLOC_TRIM_THRESHOLD_"] == "131072"
-    assert "MALLOC_ARENA_MAX" not in site.environment
+    # What costs a training step its time.
+    assert "MALLOC_TRIM_THRESHOLD_" not in site.environment
 
 
 def test_an_acceptance_renews_the_site_process_and_a_roster_both(folder: Path) -> None:

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from common.metrics.classification import ClassStatistics
 from common.metrics.intervals import FEWEST, auroc_error, proportion
-from common.metrics.noised_outcomes import NoisedClasses
+from common.metrics.noised_classes import NoisedClasses
 from common.metrics.recalibrating import line_of
 from common.metrics.statistics import EvaluationSums
 from common.metrics.thresholds import GRID, ScoreCells, decisions, score_cells

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -249,7 +250,7 @@ def test_a_hospital_that_the_roster_knows_by_another_key_does_not_start(new_site
     join(folder)
     path = load_site_config(folder).state_dir / "keys" / "site.pem"
     path.unlink()
-    with pytest.raises(SiteConfigError, match="Restore it from a backup"):
+    with pytest.raises(SiteConfigError, match="restore it from a backup"):
         Site.open(folder)
     SigningKey.create(path)
     with pytest.raises(SiteConfigError, match="signing key by which roster 1 knows 'alpha'"):
@@ -292,6 +293,18 @@ def test_the_newest_nonce_is_taken_again_and_no_older_one(taken: Taken, tmp_path
     replayed = RefusalCode.TASK_REPLAYED
     assert told == [None, None, None, None, replayed, None, None, replayed]
     assert file_of(tmp_path).read_bytes() == b"a\nb\nc\n"
+
+
+@pytest.mark.threat("S1-5", "N-1")
+def test_the_newest_nonce_comes_again_within_a_day_and_not_later(tmp_path: Path) -> None:
+    day_s = 24 * 3600
+    taken_at = [0.0, day_s - 60, day_s + 60]
+    told = []
+    for age_s in taken_at:
+        folder = tmp_path / "state" / "tasks"
+        told.append(code_of(Taken(folder, most=5, clock=lambda age=age_s: time.time() + age), "a"))
+    assert told == [None, None, RefusalCode.TASK_REPLAYED]
+    assert code_of(Taken(folder, most=5), "b") is None  # a new one is welcome at any time
 
 
 def test_runs_do_not_know_of_one_another(taken: Taken) -> None:
@@ -355,7 +368,8 @@ def test_a_run_or_a_nonce_that_is_no_word_names_no_file(
 
 def test_what_was_taken_can_be_read_by_its_owner_alone(taken: Taken, tmp_path: Path) -> None:
     taken.take("run", "a")
-    assert file_of(tmp_path).stat().st_mode & 0o077 == 0
+    file = file_of(tmp_path)
+    assert [path.stat().st_mode & 0o777 for path in (file, file.parent)] == [0o600, 0o700]
 
 
 def test_a_folder_that_was_not_on_the_disk_is_waited_for_when_the_task_comes_again(

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from common.arrays import Arrays
 from common.errors import MessageError
 from common.receipts import Countersigned, Receipt
 from common.wire import Reply, Task, TaskKind
+from common.wire_limits import MOST_MANIFEST_CHARS, MOST_VALUES, check_bytes
 from tests.unit.builders import HASH, arrays, replies, tasks
 
 ARRAYS = Arrays.pack({"a": np.arange(6.0).reshape(2, 3), "b": np.ones(())})
@@ -241,6 +243,39 @@ def test_a_task_with_counts_or_metrics_is_refused(key: str) -> None:
     records[key] = wire.reply_to_records(REPLY)[key]
     with pytest.raises(MessageError, match="without counts and metrics"):
         wire.task_from_records(records)
+
+
+@pytest.mark.threat("N-3", "S1-4")
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"metrics": MetricRecord({"a": [0] * MOST_VALUES})},
+        {"header": ConfigRecord({"a": [True] * (MOST_VALUES // 2), "b": [""] * MOST_VALUES})},
+    ],
+    ids=["numbers", "texts"],
+)
+def test_a_message_of_too_many_values_is_refused_before_python_holds_them(records: Any) -> None:
+    data = wire.records_to_bytes(RecordDict(records))
+    with pytest.raises(MessageError, match=f"at most {MOST_VALUES} values"):
+        wire.records_from_bytes(data)
+
+
+def test_a_message_has_as_many_bytes_as_it_may_have_and_not_one_more() -> None:
+    check_bytes(bytes(7), 7)
+    with pytest.raises(MessageError, match="at most 7 bytes"):
+        check_bytes(bytes(8), 7)
+
+
+def test_a_manifest_longer_than_any_is_refused_before_it_is_read() -> None:
+    rows = "[" + "[]," * (MOST_MANIFEST_CHARS // 3) + "[]]"
+    records = wire.task_to_records(TASK)
+    records["header"] = ConfigRecord({**records["header"], "manifest": rows})
+    tracemalloc.start()
+    with pytest.raises(MessageError, match="manifest"):
+        wire.task_from_records(records)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < len(rows)
 
 
 def test_bytes_that_are_not_protobuf_are_refused() -> None:
