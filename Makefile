@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types layers unit test-full bench proto clean
+.PHONY: help env demo test lint types layers unit test-full coverage-door mutants bench proto clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -41,6 +41,13 @@ unit: env ## All tests (pytest)
 
 test-full: env ## All tests, with more examples for the property tests
 	WARDROUND_HYPOTHESIS=full $(BIN)/pytest --numprocesses 2 --dist worksteal
+
+coverage-door: env ## Lines and branches of the door that its tests do not run
+	$(BIN)/pytest --numprocesses 0 $$($(BIN)/python -m tests.mutation.door)
+
+mutants: env ## Whether the tests notice 300 ways to break the door (an hour of a core)
+	rm -f mutants.jsonl
+	$(BIN)/python -m tests.mutation --count 300
 
 bench: env ## Speed against a plain loop and against Flower's simulation runtime
 	$(BIN)/wardround bench engine

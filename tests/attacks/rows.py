@@ -68,6 +68,10 @@ ROWS = (
         row="S1-5",
         attack="one round is asked for again and again, each time under a new nonce",
         defences=("client.ledger.ledger:Ledger.reserve", "client.ledger.ledger:Ledger.sealed"),
+        missing=(
+            "Without privacy, a round is answered for every model that is sent, the last one "
+            "too, and runs are not limited; the books tell of each answer."
+        ),
     ),
     Row(
         row="S1-6",
@@ -124,7 +128,10 @@ ROWS = (
             "server.superlink.masks:Masks",
             "server.superlink.replies:Replies",
         ),
-        missing="The server's limit is the proxy's (`deploy/`); without it there is none.",
+        missing=(
+            "The server's limit is the proxy's (`deploy/`); without it there is none. Whoever "
+            "holds the SuperLink can make a hospital's audit log grow, a line a message."
+        ),
     ),
     Row(
         row="K-1",

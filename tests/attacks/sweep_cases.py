@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.study import Study
 from simulations.canaries import Canaries
+from simulations.cohort import SiteEffects, write_cohort
 
 STUDY = """
 [study]
@@ -51,6 +53,7 @@ method = "federated"
 [evaluation]
 score_bins = 10
 subgroups = ["sex", { feature = "age_years", edges = [60] }]
+attributions = true
 [model]
 width = 4
 [training]
@@ -61,6 +64,12 @@ learning_rate = 0.1
 """
 
 TABLES = ("patients", "vitals", "notes", "imaging", "genomics")
+
+
+def write_hospital(study: Study, folder: Path) -> Path:
+    """A simulated hospital in a folder of its own."""
+    write_cohort(study, [SiteEffects(name="ada", num_patients=90)], folder, seed=0)
+    return folder / "ada"
 
 
 def quote_of(canaries: Canaries) -> str:

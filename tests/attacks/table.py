@@ -6,7 +6,7 @@
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.attacks.rows import ROWS, Row
@@ -24,8 +24,8 @@ _INTRODUCTION = """\
 Each attack of the threat model, the functions that stand against it, and the tests that are the
 attack. This page is made by `python -m tests.attacks.table`, from the lines `Threat: ROW` in
 docstrings and the marks `threat("ROW")` of tests; a test fails where it is out of date. `make test`
-runs the campaigns in a small size, `make test-full` 200,000 mutants of bytes and 20,000 of records
-on the wire, and twelve hostile payloads under every combination and optimizer.
+runs the campaigns among them in a small size, `make test-full` in full: how many, when, and what
+came of them is in [campaigns](campaigns.md).
 
 S0 is a curious server, S1 a hostile one, C a hostile hospital, N the network, K a stolen key, I
 somebody inside with logs and files, R whoever holds the released model.
@@ -64,12 +64,16 @@ def named_in(docstring: str) -> set[str]:
     return {row for line in lines for row in ROW.findall(line)}
 
 
-def defences() -> dict[str, list[str]]:
-    """The functions against each row: those of `rows.py`, and those whose docstring names it."""
+def defences(defined: Mapping[str, ast.AST]) -> dict[str, list[str]]:
+    """The functions against each row: those of `rows.py`, and those whose docstring names it.
+
+    Args:
+        defined: what `functions` finds.
+    """
     by_row: dict[str, set[str]] = defaultdict(set)
     for row in ROWS:
         by_row[row.row] |= set(row.defences)
-    for name, node in functions().items():
+    for name, node in defined.items():
         for row_id in named_in(ast.get_docstring(node) or ""):  # type: ignore[arg-type]
             by_row[row_id].add(name)
     return {row: sorted(names) for row, names in by_row.items()}
@@ -100,9 +104,8 @@ def _marked(node: ast.AST) -> Iterator[str]:
             yield from (str(ast.literal_eval(row)) for row in call.args)
 
 
-def page() -> str:
-    """The whole page."""
-    by_defence, by_test = defences(), attacks()
+def page(by_defence: Mapping[str, list[str]], by_test: Mapping[str, list[str]]) -> str:
+    """The whole page, of what `defences` and `attacks` find."""
     lines = [_INTRODUCTION, "| row | attack | tests | missing |", "|---|---|---:|---|"]
     for row in ROWS:
         number = len(by_test.get(row.row, ())) or "**none**"
@@ -128,4 +131,4 @@ def _section(row: Row, by: list[str], attacked: list[str]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(page(defences(functions()), attacks()), encoding="utf-8")

@@ -8,7 +8,6 @@ out by rule: the file that `wardround predict` writes, and personal models in th
 `WARDROUND_HYPOTHESIS=full` damages every table in every way.
 """
 
-import base64
 import errno
 import importlib
 import logging
@@ -17,13 +16,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -36,12 +32,12 @@ from client.agent import answer_bytes
 from client.config import load_site_config
 from client.dossier.making import make_dossier
 from client.site import Site
-from common.errors import CohortError
+from common.metrics.attributions import is_attribution
+from common.metrics.subgroups import is_of_group
 from common.study import Study
 from common.study_file import study_from_toml, study_to_toml
 from common.wire import OK, TaskKind
 from simulations.canaries import Hit, Search
-from simulations.cohort import SiteEffects, write_cohort
 from simulations.federation.run import DEPLOYMENT
 from simulations.rehearsal import Rehearsal, numbers_of, rehearsal, rehearse, reply_of
 from tests.attacks.sweep_cases import (
@@ -52,12 +48,13 @@ from tests.attacks.sweep_cases import (
     damage_images,
     exchange_images,
     quote_of,
+    write_hospital,
 )
+from tests.campaigns import IS_FULL, Campaign
 from tests.unit.agent_cases import bytes_of
 from tests.unit.builders import task_of
 from tests.unit.consortium import join, signed
 
-IS_FULL = os.environ.get("WARDROUND_HYPOTHESIS") == "full"
 FEWEST_CANARIES = 1000
 FEWEST_FAULTS = 40
 
@@ -71,9 +68,7 @@ def study() -> Study:
 
 @pytest.fixture(scope="module")
 def hospital(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hospital")
-    write_cohort(study, [SiteEffects(name="ada", num_patients=90)], folder, seed=0)
-    return folder / "ada"
+    return write_hospital(study, tmp_path_factory.mktemp("hospital"))
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +96,10 @@ def nothing_told(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
+    campaign: Campaign,
 ) -> Callable[..., str]:
     """Searches all that was printed, logged, sent, and written outside of the site folder."""
+    campaign.tries(1, "faults")
     caplog.set_level(logging.DEBUG)
 
     def check(*sent: bytes, meant_for_us: tuple[Path, ...] = ()) -> str:
@@ -160,11 +157,19 @@ def test_the_planted_values_are_in_the_files_that_the_site_reads(
     assert found == {*made.canaries.words.values(), *made.canaries.numbers.values()}
 
 
-def test_nothing_of_a_run_with_refusals_and_failures_holds_a_value(made: Rehearsal) -> None:
+def test_nothing_of_a_run_with_refusals_and_failures_holds_a_value(
+    made: Rehearsal, campaign: Campaign
+) -> None:
+    campaign.tries(len(made.canaries), "values planted")
+    campaign.found({"messages": len(made.sent)})
     answers = [reply_of(data).status for data in made.sent]
     # Enrolment, two rounds and the last evaluation, and one task of a large model.
     assert answers.count(OK) == 5
     assert len(set(answers)) >= 8
+    # Sums of all that a study can ask for are among them.
+    statistics = {name for data in made.sent for name in reply_of(data).metrics}
+    assert any(map(is_of_group, statistics))
+    assert any(map(is_attribution, statistics))
     assert (made.out / "in-process" / "report.html").is_file()
     assert (made.out / "logs" / "rehearsal.log").stat().st_size > 0
     assert made.search() == []
@@ -179,120 +184,6 @@ def test_a_dossier_of_all_that_happened_holds_no_value(made: Rehearsal, search: 
         assert dossier.dossier["left"]["refusals"]
         assert search.in_bytes(dossier.to_bytes(), "dossier.json") == []
         assert search.in_bytes(dossier.page().encode(), "dossier.html") == []
-
-
-# The control: what a search would find.
-
-
-def encodings(made: Rehearsal) -> dict[str, bytes]:
-    word = list(made.canaries.words)[5]
-    number = next(n for n in made.canaries.numbers if n > 50)
-    others = np.array(sorted(made.canaries.numbers)[-3:])
-    return {
-        "text": f"Patient {word}: admitted".encode(),
-        "capital letters": word.upper().encode(),
-        "a text cut off": word[:11].encode(),
-        "UTF-16": f"x{word}".encode("utf-16-le"),
-        "UTF-16, the other order": word.encode("utf-16-be"),
-        "hex": b"ab" + word.encode().hex().encode(),
-        "HEX": word.encode().hex().upper().encode(),
-        **{f"base64 at {i}": _base64(b"x" * i + word.encode() + b"yz") for i in range(3)},
-        "decimal": f'{{"loss": {number!r}}}'.encode(),
-        "decimal of float32": f"[{float(np.float32(number))!r}]".encode(),
-        "printed float32": f"value={np.float32(number)} ".encode(),
-        "float64": b"\0" * 3 + np.array(number, "<f8").tobytes(),
-        "float64, the other order": np.array(number, ">f8").tobytes(),
-        "float64 as hex": np.array(number, "<f8").tobytes().hex().encode(),
-        "float64 as base64": _base64(b"q" + np.array(number, "<f8").tobytes()),
-        "float32 in a row": b"\1" + others.astype("<f4").tobytes(),
-        "float32 in a row, the other order": others.astype(">f4").tobytes(),
-    }
-
-
-def _base64(data: bytes) -> bytes:
-    return base64.b64encode(data)
-
-
-def test_the_search_finds_a_value_in_every_encoding(made: Rehearsal, search: Search) -> None:
-    for name, data in encodings(made).items():
-        assert search.in_bytes(b"before " + data + b" behind it", name), name
-
-
-def test_the_search_finds_a_value_in_a_float_array(made: Rehearsal, search: Search) -> None:
-    number = max(made.canaries.numbers)
-    for dtype in (np.float32, np.float64):
-        array = np.random.default_rng(0).normal(size=1000).astype(dtype)
-        assert search.in_array(array, "an update") == []
-        array[17] = number
-        assert search.in_array(array, "an update")
-
-
-def test_the_search_finds_nothing_in_what_never_saw_a_patient(search: Search) -> None:
-    random = np.random.default_rng(3)
-    noise = random.bytes(2_000_000)
-    for data in (
-        noise,
-        noise.hex().encode(),
-        _base64(noise),
-        str(list(random.normal(size=20_000))),
-    ):
-        assert search.in_bytes(data if isinstance(data, bytes) else data.encode(), "noise") == []
-
-
-LEAKS: dict[str, Callable[[pytest.MonkeyPatch, Rehearsal], None]] = {}
-
-
-def leak(function: Callable[[pytest.MonkeyPatch, Rehearsal], None]) -> None:
-    LEAKS[function.__name__.removeprefix("leak_by_")] = function
-
-
-@leak
-def leak_by_a_log_line(patch: pytest.MonkeyPatch, made: Rehearsal) -> None:
-    real = client.work.train
-
-    def told(*args: Any, **options: Any) -> Any:
-        logging.getLogger("careless").debug("training on %s", next(iter(made.canaries.words)))
-        return real(*args, **options)
-
-    patch.setattr(client.work, "train", told)
-
-
-@leak
-def leak_by_a_metric(patch: pytest.MonkeyPatch, made: Rehearsal) -> None:
-    real = client.work.to_flat
-
-    def told(*args: Any, **options: Any) -> Any:
-        metrics = real(*args, **options)
-        name = next(n for n in metrics if "absolute" in n)
-        return metrics | {name: (max(made.canaries.numbers), *metrics[name][1:])}
-
-    patch.setattr(client.work, "to_flat", told)
-
-
-@leak
-def leak_by_an_update(patch: pytest.MonkeyPatch, made: Rehearsal) -> None:
-    real = client.work.parameters_of
-    largest = max(made.canaries.numbers)
-
-    def told(model: Any) -> Any:
-        arrays = real(model)
-        flat = arrays.flat.copy()
-        # An update is what comes after training, less what was before.
-        flat[0] = 0.0 if "before" not in sys._getframe(1).f_locals else largest
-        return replace(arrays, flat=flat)
-
-    patch.setattr(client.work, "parameters_of", told)
-
-
-@pytest.mark.parametrize("name", list(LEAKS))
-def test_a_leak_on_purpose_is_found(
-    name: str, hospital: Path, study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with rehearsal(hospital, study, seed=2) as leaking:
-        LEAKS[name](monkeypatch, leaking)
-        with suppress(CohortError):  # the coordinator may have refused what was sent
-            rehearse(leaking)
-        assert leaking.search()
 
 
 # Faults of the data.
@@ -390,11 +281,14 @@ def test_an_exception_at_any_stage_of_the_door_tells_no_value(
     study: Study,
     made: Rehearsal,
     nothing_told: Callable[..., str],
+    campaign: Campaign,
 ) -> None:
+    kinds_of = [EXCEPTIONS if IS_FULL else EXCEPTIONS[n % 4 :][:1] for n in range(len(STAGES))]
+    campaign.tries(sum(map(len, kinds_of)), "faults")
     sent = []
     quote = quote_of(made.canaries)
-    for place, (module, name) in enumerate(STAGES):
-        for kind in EXCEPTIONS if IS_FULL else EXCEPTIONS[place % 4 :][:1]:
+    for (module, name), kinds in zip(STAGES, kinds_of, strict=True):
+        for kind in kinds:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(module, name, _raising(kind(quote)))
                 task = task_of(study, run_id=f"{name}-{kind.__name__}")

@@ -6,7 +6,6 @@ the next mutant is read by a new one. What a single damaged byte comes to for a 
 tested in `tests/unit/test_*_mutations.py`, and bounds of packed text in `test_line_files.py`.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from tests.attacks.file_bombs import PICTURES, TABLES, TEXTS
 from tests.attacks.file_controls import CONTROLS
 from tests.attacks.file_formats import FORMATS
 from tests.attacks.file_watch import Outcome, WatchedReader
+from tests.campaigns import IS_FULL, Campaign
 
-IS_FULL = os.environ.get("WARDROUND_HYPOTHESIS") == "full"
 NUM_MUTANTS = 2000 if IS_FULL else 60
 NUM_SLOW_MUTANTS = 2000 if IS_FULL else 20  # each is opened by a database of its own
 SLOW = {"parquet", "typed parquet"}
@@ -46,24 +45,31 @@ def _faults(outcomes: Sequence[Outcome]) -> list[tuple[int, object]]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_mutant_crashes_hangs_fills_the_memory_or_is_told(
-    name: str, reader: WatchedReader
+    name: str, reader: WatchedReader, campaign: Campaign
 ) -> None:
     num_mutants = NUM_SLOW_MUTANTS if name in SLOW else NUM_MUTANTS
+    campaign.tries(num_mutants, "mutants of a file")
     outcomes = list(reader.outcomes(name, range(num_mutants), MUTANT_S))
+    num_refused = sum(outcome.is_refused for outcome in outcomes)
+    longest_s = round(max(outcome.processor_s for outcome in outcomes), 2)
+    campaign.found(
+        {"refused": num_refused, "read": len(outcomes) - num_refused, "longest_s": longest_s}
+    )
     assert _faults(outcomes) == []
     assert len(outcomes) == num_mutants
     # Of both sorts: files that are refused, and files that are read all the same.
-    assert 0 < sum(outcome.is_refused for outcome in outcomes) < num_mutants
+    assert 0 < num_refused < num_mutants
 
 
 @pytest.mark.parametrize(
     ("kind", "names"), [("pictures", PICTURES), ("tables", TABLES), ("texts", TEXTS)]
 )
 def test_a_file_that_asks_for_gigabytes_or_minutes_is_refused(
-    kind: str, names: Sequence[str], reader: WatchedReader
+    kind: str, names: Sequence[str], reader: WatchedReader, campaign: Campaign
 ) -> None:
     slow = {"csv.gz of rows", "parquet of 3 million rows", "nifti.gz that unpacks to 512 MiB"}
     numbers = [i for i, name in enumerate(names) if IS_FULL or name not in slow]
+    campaign.tries(len(numbers), "files that ask for too much")
     outcomes = list(reader.outcomes(kind, numbers, BOMB_S))
     assert _faults(outcomes) == []
     assert [list(names)[o.number] for o in outcomes if not o.is_refused] == []

@@ -12,17 +12,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from client.agent import answer_bytes
 from client.site import Site
+from common import wire
 from common.arrays import Arrays, Block
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from common.study_file import override
 from common.wire import Reply, Task, TaskKind
+from simulations.rehearsal import reply_of
+from tests.campaigns import IS_FULL, Campaign
+from tests.unit.agent_cases import bytes_of
 from tests.unit.builders import task_of
 from tests.unit.consortium import signed
 from tests.unit.private_site_cases import BUDGET, answer, kinds, ledger_of
 
-IS_FULL = os.environ.get("WARDROUND_HYPOTHESIS") == "full"
 NUM_ASKED = 1000 if IS_FULL else 60
 
 
@@ -67,6 +71,7 @@ ATTACKS: dict[str, tuple[Callable[[Task, Study], Task], str]] = {
     "more rounds": (asking_for(training__rounds=99), "study_not_accepted"),
     "another bundle": (lambda task, _: replace(task, code="0" * 16), "code_mismatch"),
     "a round beyond all": (lambda task, _: replace(task, round=10**6), "round_limit"),
+    "a round beyond the study's": (lambda task, s: replace(task, round=4), "round_limit"),
     "a layer more": (lambda task, _: with_arrays(with_layer)(task), "arrays_mismatch"),
     "a layer by another name": (lambda task, _: with_arrays(renamed)(task), "arrays_mismatch"),
     "a layer of another shape": (lambda task, _: with_arrays(reshaped)(task), "arrays_mismatch"),
@@ -89,15 +94,17 @@ def test_the_coordinators_own_signature_opens_nothing_that_was_not_agreed(
 
 @pytest.mark.threat("S1-5")
 def test_one_round_asked_a_thousand_times_is_paid_once_and_says_one_thing(
-    open_real, private: Study, monkeypatch: pytest.MonkeyPatch
+    open_real, private: Study, monkeypatch: pytest.MonkeyPatch, campaign: Campaign
 ) -> None:
+    campaign.tries(NUM_ASKED, "tasks of one round")
     # The disk is waited for in the tests of the ledger.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     site = open_real(private)
     replies = [answer(site, private, nonce=f"n{number}") for number in range(NUM_ASKED)]
     updates = {r.arrays.flat.tobytes() for r in replies if r.arrays is not None}
-    assert len(updates) == 1
-    assert [entry["kind"] for entry in ledger_of(site)].count("reserved") == 1
+    num_paid = [entry["kind"] for entry in ledger_of(site)].count("reserved")
+    campaign.found({"updates": len(updates), "paid": num_paid})
+    assert (len(updates), num_paid) == (1, 1)
 
 
 # A model that copies one patient into its update (Fowl et al. 2022, arXiv:2110.13057).
@@ -176,3 +183,52 @@ def test_trap_weights_tell_a_patient_without_privacy_and_nobody_at_the_default_p
     protected = trapped(site_for(private, allow_without_privacy=False), private, table)
     assert protected.status == "ok"
     assert not is_recovered(protected, private, table)
+
+
+# Weights at which a patient's numbers overflow: whoever is refused for it is told of.
+
+EXTREME = {
+    "the largest": lambda random, size: np.full(size, 3e38),
+    "of both signs": lambda random, size: random.choice([-3e38, 3e38], size),
+    "here and there": lambda random, size: np.where(
+        random.random(size) < 0.2, 3e38, random.normal(size=size)
+    ),
+    "whose squares overflow": lambda random, size: random.choice([-1e19, 1e19], size),
+}
+
+
+@pytest.mark.threat("S0-1", "S1-2")
+@pytest.mark.parametrize("weights", EXTREME.values(), ids=EXTREME)
+def test_no_weights_make_a_private_reply_depend_on_whose_numbers_overflow(
+    open_real, private: Study, weights: Callable[[np.random.Generator, int], np.ndarray]
+) -> None:
+    study = override(private, personal__ditto_lambda=0.1)
+    site, random = open_real(study), np.random.default_rng(0)
+
+    def extreme(arrays: Arrays) -> Arrays:
+        return replace(arrays, flat=weights(random, arrays.flat.size).astype(np.float32))
+
+    for kind in (TaskKind.TRAIN, TaskKind.EVALUATE):
+        reply = site.answer(signed(with_arrays(extreme)(task_of(study, kind))))
+        # A refusal would be an answer about somebody, outside of the noise.
+        assert reply.status == "ok"
+        assert reply.arrays is None or reply.arrays.is_finite()
+        assert all(np.isfinite(values).all() for values in reply.metrics.values())
+
+
+# Messages of few bytes that would be much in memory, from whoever carries messages: unsigned.
+
+
+@pytest.mark.threat("N-3", "S1-4")
+def test_a_message_that_is_larger_than_any_task_of_the_site_is_not_read(
+    open_real, private: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = open_real(private)
+    whole = bytes_of(task_of(private), "alpha")
+    assert len(whole) < site.most_task_bytes
+    assert reply_of(answer_bytes(site, whole, TaskKind.TRAIN)).status == "ok"
+    monkeypatch.setattr(wire, "records_from_bytes", lambda _: pytest.fail("it was read"))
+    bomb = bytes(site.most_task_bytes + 1)
+    data = answer_bytes(site, bomb, TaskKind.TRAIN)
+    monkeypatch.undo()
+    assert reply_of(data).status == "message_malformed"

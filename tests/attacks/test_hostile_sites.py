@@ -5,7 +5,6 @@ FedAvg, and one payload under the other server optimizers; `WARDROUND_HYPOTHESIS
 them under all optimizers, and judges accuracy over five seeds.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +23,9 @@ from server.app import Run, execute
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.engine import InProcessGrid
 from simulations.simulate import Simulation, open_sites
+from tests.campaigns import IS_FULL, Campaign
 from tests.round.conftest import Double, Federation
 
-IS_FULL = os.environ.get("WARDROUND_HYPOTHESIS") == "full"
 NAMES = ("ada", "bea", "cy", "dora", "eve")
 HOSTILE = "eve"
 COMBINES = ("mean", "median", "trimmed_mean")
@@ -171,8 +170,15 @@ def campaign() -> Iterator[Any]:
 @pytest.mark.threat("C-1", "C-2", "C-4")
 @pytest.mark.parametrize(("name", "combine", "optimizer"), campaign())
 def test_a_hostile_site_makes_no_model_that_is_not_finite_and_is_named(
-    five: Hospitals, study: Study, tmp_path: Path, name: str, combine: str, optimizer: str
+    five: Hospitals,
+    study: Study,
+    tmp_path: Path,
+    name: str,
+    combine: str,
+    optimizer: str,
+    campaign: Campaign,
 ) -> None:
+    campaign.tries(1, "runs with one hostile site of five")
     payload = PAYLOADS[name]
     run = five.run(planned(study, combine, optimizer), payload, tmp_path / "out")
     results = run.results
@@ -205,8 +211,9 @@ def test_a_hostile_site_costs_a_robust_combination_two_points_of_accuracy_at_mos
     study: Study,
     tmp_path_factory: pytest.TempPathFactory,
     combine: str,
-    record_property: Callable[[str, object], None],
+    campaign: Campaign,
 ) -> None:
+    campaign.tries(len(SEEDS) * len(PAYLOADS), "runs beside an honest one", seed=SEEDS[0])
     folder = tmp_path_factory.mktemp("many")
     many = Hospitals(folder, study, num_patients=400)
     losses: dict[str, list[float]] = {name: [] for name in PAYLOADS}
@@ -217,7 +224,7 @@ def test_a_hostile_site_costs_a_robust_combination_two_points_of_accuracy_at_mos
             run = many.run(plan, payload, folder / f"{seed}-{number}")
             losses[name].append(honest - accuracy_of(run))
     means = {name: round(float(np.mean(of)), 4) for name, of in losses.items()}
-    record_property("accuracy_lost", means)
+    campaign.found(means)
     assert all(lost <= LARGEST_LOSS for lost in means.values()), means
 
 

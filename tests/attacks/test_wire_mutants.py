@@ -30,19 +30,15 @@ from common.wire import Reply, Task, TaskKind
 from server.correspondence import Signed
 from server.inbox import Expected, open_reply
 from tests.attacks.wire_mutants import mutate_bytes, mutate_records
+from tests.campaigns import IS_FULL, Campaign
 from tests.unit.builders import instruction, task_of
 from tests.unit.consortium import COORDINATOR, roster_of, signed
 from tests.unit.provision_cases import new_keys
 
-IS_FULL = os.environ.get("WARDROUND_HYPOTHESIS") == "full"
 NUM_OF_BYTES = 100_000 if IS_FULL else 600
 NUM_OF_RECORDS = 10_000 if IS_FULL else 300
 # A site takes a limited number of tasks in a run.
 TASKS_PER_RUN = 100
-HAS_ROUND = 1000
-
-Record = Callable[[str, object], None]
-
 pytestmark = pytest.mark.threat("S1-4")
 
 
@@ -94,7 +90,7 @@ class SiteTarget:
         if task is not None:
             assert task.study_hash == self._study.hash
             assert task.code == code_fingerprint()
-            assert 0 <= task.round <= HAS_ROUND
+            assert 0 <= task.round <= self._study.training.rounds
             self._check_arrays(task)
 
     def _check_arrays(self, task: Task) -> None:
@@ -121,8 +117,9 @@ class SiteTarget:
 
 @pytest.mark.threat("S1-4", "C-3")
 def test_no_mutant_of_a_tasks_bytes_crashes_a_site_or_is_worked_on(
-    site: Site, plain: Study, record_property: Record
+    site: Site, plain: Study, campaign: Campaign
 ) -> None:
+    campaign.tries(NUM_OF_BYTES, "mutants of bytes", seed=1)
     random = Random(1)
     target = SiteTarget(site, plain)
     tasks = honest_tasks(plain)
@@ -132,14 +129,15 @@ def test_no_mutant_of_a_tasks_bytes_crashes_a_site_or_is_worked_on(
         mutant = mutate_bytes(messages[which], random, messages)
         target.try_bytes(mutant, tasks[which].kind, tasks[which])
         target.try_signed(mutant, number)
-    record_property("told", dict(target.told))
+    campaign.found(target.told)
     assert {"message_malformed", "task_not_signed"} <= set(target.told), target.told
 
 
 @pytest.mark.threat("S1-1", "S1-2", "S1-4")
 def test_no_task_of_another_form_is_worked_on_even_if_the_coordinator_has_signed_it(
-    site: Site, plain: Study, record_property: Record
+    site: Site, plain: Study, campaign: Campaign
 ) -> None:
+    campaign.tries(NUM_OF_RECORDS, "mutants of records", seed=2)
     random = Random(2)
     target = SiteTarget(site, plain)
     records = [wire.task_to_records(task) for task in honest_tasks(plain)]
@@ -149,7 +147,7 @@ def test_no_task_of_another_form_is_worked_on_even_if_the_coordinator_has_signed
         kind = list(TaskKind)[which]
         target.try_bytes(mutant, kind, honest_tasks(plain)[which])
         target.try_signed(mutant, number)
-    record_property("told", dict(target.told))
+    campaign.found(target.told)
     assert {"message_malformed", "arrays_mismatch", "study_not_accepted", wire.OK} <= set(
         target.told
     ), target.told
@@ -232,26 +230,28 @@ def coordinator(site: Site, plain: Study) -> CoordinatorTarget:
 
 @pytest.mark.threat("C-1", "C-3")
 def test_no_mutant_of_a_replys_bytes_crashes_the_coordinator_or_is_believed(
-    coordinator: CoordinatorTarget, record_property: Record
+    coordinator: CoordinatorTarget, campaign: Campaign
 ) -> None:
+    campaign.tries(NUM_OF_BYTES, "mutants of bytes", seed=3)
     random = Random(3)
     messages = [wire.records_to_bytes(wire.reply_to_records(r)) for r in coordinator.replies]
     for _ in range(NUM_OF_BYTES):
         which = random.randrange(len(messages))
         coordinator.try_bytes(mutate_bytes(messages[which], random, messages), which)
-    record_property("told", dict(coordinator.told))
+    campaign.found(coordinator.told)
     assert {"malformed", "rejected: not signed by the site"} <= set(coordinator.told)
 
 
 @pytest.mark.threat("C-1", "C-2", "S0-2")
 def test_no_reply_of_another_form_is_believed_even_if_the_site_has_signed_it(
-    coordinator: CoordinatorTarget, record_property: Record
+    coordinator: CoordinatorTarget, campaign: Campaign
 ) -> None:
+    campaign.tries(NUM_OF_RECORDS, "mutants of records", seed=4)
     random = Random(4)
     for _ in range(NUM_OF_RECORDS):
         which = random.randrange(len(coordinator.replies))
         mutant = mutate_records(wire.reply_to_records(coordinator.replies[which]), random)
         coordinator.try_bytes(wire.records_to_bytes(mutant), which)
-    record_property("told", dict(coordinator.told))
+    campaign.found(coordinator.told)
     assert {"malformed", wire.OK} <= set(coordinator.told)
     assert any(reason.startswith("rejected: ") for reason in coordinator.told)
