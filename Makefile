@@ -39,7 +39,7 @@ layers: env ## Import layers (import-linter)
 unit: env ## All tests (pytest)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
-test-full: env ## All tests, with more examples for the property tests
+test-full: env ## All tests, campaigns in full size; writes docs/campaigns.md
 	WARDROUND_HYPOTHESIS=full $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 coverage-door: env ## Lines and branches of the door that its tests do not run

@@ -1,6 +1,7 @@
 """Which patients have each column of attributions, and which sets of them may be counted.
 
-Letters of shapes: B patients (those explained), F columns, S sets of patients, T steps.
+Letters of shapes: B patients (those explained), F numeric features, K categorical ones, S sets of
+patients, T steps.
 """
 
 from collections.abc import Mapping, Sequence

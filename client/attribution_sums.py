@@ -8,7 +8,7 @@ Not looked at: what a hospital's colleague who knows all patients but one can wo
 several studies tell together. That takes noise, so patient-level privacy, under which nothing of
 this is told.
 
-Letters of shapes: B patients (those explained), F columns, V features, S sets of patients.
+Letters of shapes: B patients (those explained), F columns (of `found`: features).
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,8 +53,9 @@ def attribution_sums(
     Of an outcome whose attributions the policy does not let out, nothing is worked out.
 
     Guarantees:
-        - A column is told if at least `smallest_group` patients have it, as many are attributed
-          something, and none of them is more than `MOST_OF_ONE` of the sum; else it is all zeros.
+        - A column is told if at least `smallest_group` patients have it and, unless nobody is
+          attributed anything, as many are and none is more than `MOST_OF_ONE` of the sum; else it
+          is all zeros.
         - A granularity is the sum of those of its features that are told, and what it adds is what
           they add: no difference of columns is about others.
         - No patient counts more than `common.metrics.attributions.bound_of`.
@@ -63,7 +64,7 @@ def attribution_sums(
         - Numbers of patients are told of sets that differ from one another, from all and from
           groups that are told by nobody, or by at least `smallest_group`; who has a column counts
           among the next larger set otherwise. (All it changes is what a mean is over.)
-        - Sums are rounded to a 128th of the column's.
+        - Sums are rounded to a 128th of the largest power of two within the sum of sizes.
 
     Args:
         members: who belongs to which group of patients.

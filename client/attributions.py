@@ -3,7 +3,8 @@
 What is made of it stays here (`client.explain`), or leaves as sums over many patients
 (`client.attribution_sums`).
 
-Letters of shapes: B patients, F features, N images, H height, W width.
+Letters of shapes: B patients, Q of them whose integral needs more steps, F features, P values
+predicted, C classes, N images, H height, W width (of `logits_BW`: of all heads).
 """
 
 from collections.abc import Mapping, Sequence
@@ -178,18 +179,18 @@ def _piece(
     difference_B = score_B - baseline_B
     allowed_B = TOLERANCE * difference_B.abs().clamp(min=float(difference_B.abs().mean()))
     parts = [torch.zeros_like(value, dtype=torch.float64) for value in values]
-    pending_P, num_steps = torch.arange(len(class_B), device=class_B.device), _FEWEST_STEPS
+    pending_Q, num_steps = torch.arange(len(class_B), device=class_B.device), _FEWEST_STEPS
     # Of fewer patients, where a GPU has no room for so many, fewer rows.
     num_rows = _FEWEST_STEPS * len(class_B)
     while True:
-        now = (tuple(array[pending_P] for array in arrays) for arrays in (values, starts, extra))
+        now = (tuple(array[pending_Q] for array in arrays) for arrays in (values, starts, extra))
         found = integrator(score, *now, num_steps=num_steps, num_rows=num_rows)
         for part, value in zip(parts, found, strict=True):
-            part[pending_P] = value.double()
+            part[pending_Q] = value.double()
         total_B = torch.stack([part.flatten(1).sum(dim=1) for part in parts]).sum(dim=0)
         is_off_B = (total_B - difference_B).abs() > allowed_B
-        pending_P = pending_P[is_off_B[pending_P]]
-        if len(pending_P) == 0 or num_steps >= _MOST_STEPS:
+        pending_Q = pending_Q[is_off_B[pending_Q]]
+        if len(pending_Q) == 0 or num_steps >= _MOST_STEPS:
             return _Piece(parts=parts, baseline_B=baseline_B, score_B=score_B, num_steps=num_steps)
         num_steps *= 2
 

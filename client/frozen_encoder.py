@@ -63,7 +63,7 @@ def embed_windows(
         embedding_BE = torch.stack(rows) if rows else torch.zeros((0, pretrained.width))
     if not embedding_BE.isfinite().all():
         action = "The weights are damaged; copy them again."
-        raise FolderError("finite embeddings", "infinite ones", action)
+        raise FolderError("finite embeddings", "NaN or infinity", action)
     return embedding_BE.cpu().numpy()
 
 

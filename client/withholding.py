@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def released_counts(counts: Mapping[str, int], policy: Policy) -> dict[str, int]:
-    """The counts as they may leave: small groups as nobody, and groups that few lack as everybody.
+    """A small group's count leaves as 0, and one that all but a small group have as all patients.
 
-    What few lack is a small group as well: 44 with labs of 45 patients tell of one. A group is
-    small below the policy's smallest_group.
+    Who lacks something is a group, too: 44 with labs of 45 patients tell of one. A group is small
+    below the policy's smallest_group.
 
     Threat: S0-2.
     """
@@ -60,7 +60,7 @@ def withhold_small_counts(reply: Reply, policy: Policy) -> Reply:
 
 
 def released_moments(moments: Arrays, counts: Mapping[str, int], policy: Policy) -> Arrays:
-    """The moments as they may leave: of a feature that few have nothing, and not that few lack it.
+    """Moments of a feature that few have leave as zeros, and that few lack one is not told.
 
     A feature may be rarer than its granularity, and a sum over one patient is that value. Where a
     few of those who have the granularity lack a feature, they count as if they had its mean.
@@ -106,7 +106,7 @@ def _blurred(sum_F: Floats, squares_F: Floats, count_F: Floats) -> tuple[Floats,
 
 
 def withhold_unlisted_outcomes(reply: Reply, policy: Policy, outcomes: Sequence[str]) -> Reply:
-    """The statistics of each outcome of which the policy lists all: noised ones stand together.
+    """Noised statistics of an outcome leave all together if the policy lists each, else none.
 
     Args:
         outcomes: prefixes of statistics that stand together.

@@ -3,7 +3,8 @@
 Flower announces a message without its content, and moves that object by object, each by a request
 of its own: into the SuperLink and out of it, on the way to a hospital and back. The announcement
 has a field for content, though, which the SuperLink stores and hands out with it. A small message
-needs no other request then: a hospital's part in a round takes 3 requests instead of 17.
+needs no other request then: task and reply of one hospital take 3 requests of both sides together
+in place of 17.
 
 Flower's own programs leave that field empty and look for objects, so nobody is sent a message in
 one piece who has not answered in one, nor answered in one without having asked for it. Must not

@@ -64,7 +64,7 @@ def audit_privacy(
     """Attack a run: canaries for a lower bound of epsilon, shadow models for membership.
 
     Trains the run's study anew, writes audit.json and the report's section “Audited”, and ends with
-    exit code 1 if what the run claims is refuted at 99.9 %.
+    exit code 1 if what the run claims is refuted at 99.9 %, or cannot be judged.
     """
     from common.files import write_atomically
     from server.journal import Journal

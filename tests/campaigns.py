@@ -31,10 +31,40 @@ _INTRODUCTION = """\
 # Campaigns
 
 What `make test-full` has tried, how often, on which code and day. `make test` tries the same things
-a few times. This page is made by `python -m tests.campaigns` of `tests/golden/campaigns.jsonl`,
+a few times. This page is made by `python -m tests.campaigns` from `tests/golden/campaigns.jsonl`,
 which a full run writes at its end; a campaign that is not run again keeps its line. A campaign has
-held if every one of its cases has, and the commit is that of the code that was attacked.
+held if every one of its cases has. The commit is that of the code that was attacked, with a plus
+where that code was not committed as it was. What has changed since was not attacked:
+`git diff COMMIT -- client common server simulations` shows it.
 """
+
+_TWICE = (
+    "There are more answers than mutants: what still is a message after its change is tried twice, "
+    "as it is and signed anew with the right key. "
+)
+_TASKS = _TWICE + (
+    "`ok` is no success of the attack: it was the very task that was signed, or, signed anew, one "
+    "that the accepted study allows; the test asserts it of each."
+)
+_REPLIES = _TWICE + (
+    "`ok` is no success of the attack: it was the very reply that was signed, or, signed anew by "
+    "the site itself, one of the form that was asked for; the test asserts it of each."
+)
+# What outcomes mean, where their names alone would mislead.
+_NOTES = {
+    "test_no_mutant_of_a_tasks_bytes_crashes_a_site_or_is_worked_on": _TASKS,
+    "test_no_task_of_another_form_is_worked_on_even_if_the_coordinator_has_signed_it": _TASKS,
+    "test_no_mutant_of_a_replys_bytes_crashes_the_coordinator_or_is_believed": _REPLIES,
+    "test_no_reply_of_another_form_is_believed_even_if_the_site_has_signed_it": _REPLIES,
+    "test_a_hostile_site_costs_a_robust_combination_two_points_of_accuracy_at_most": (
+        "Accuracy lost against the honest run of the same seed, mean over 5 seeds, as a part of 1; "
+        "below 0 where it rose. At most 0.02 is allowed."
+    ),
+    "test_no_mutant_crashes_hangs_fills_the_memory_or_is_told": (
+        "A mutant is refused, or read as a valid file. `longest_s`: processor seconds of the "
+        "slowest one."
+    ),
+}
 
 
 class Tell(Protocol):
@@ -193,7 +223,7 @@ def _line(function: str, cases: list[Result]) -> str:
     failed = [case for case in cases if not case.has_held]
     columns = (
         f"`{name}`",
-        f"{num:,} {cases[0].what}",
+        f"{cases[0].what}: {num:,}",
         f"**no: {len(failed)} of {len(cases)} cases**" if failed else "yes",
         " to ".join(dict.fromkeys((days[0], days[-1]))),
         ", ".join(sorted({case.commit for case in cases})),
@@ -206,14 +236,14 @@ def _details(function: str, cases: list[Result]) -> Iterator[str]:
     told = [case for case in cases if case.found or not case.has_held]
     if told:
         file, _, name = function.partition("::")
-        yield from ("", f"## {name}", "", f"In `{file}`.", "")
+        yield from ("", f"## {name}", "", f"In `{file}`. {_NOTES.get(name, '')}".rstrip(), "")
     for case in told:
         _, _, label = case.test.partition("[")
         seed = "" if case.seed is None else f", seed {case.seed}"
         found = "".join(f"; {key} {_number(value)}" for key, value in case.found.items())
         held = "" if case.has_held else "; **failed**"
         case_of = f"{label.removesuffix(']')}: " if label else ""
-        yield f"- {case_of}{case.num:,} {case.what}{seed}{found}{held}"
+        yield f"- {case_of}{case.what}: {case.num:,}{seed}{found}{held}"
 
 
 def _number(value: float) -> str:

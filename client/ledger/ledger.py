@@ -162,9 +162,10 @@ class Ledger:
     def sealed(self, request: Request) -> bytes | None:
         """A round is answered once: the same request gets the same bytes again, another none.
 
-        None if nothing was sealed for its round.
-
         Threat: S1-5. Refuses: ROUND_REPEATED.
+
+        Returns:
+            What was sealed; None if nothing was sealed for its round.
 
         Raises:
             Refusal: the round was sealed for other arrays or another study, or what was sealed is

@@ -37,7 +37,7 @@ def folder_findings(folder: Path | None, granularity: str, pretrained: Pretraine
     where = f"site.toml, data.pretrained.{granularity}"
     if folder is None:
         expected, found = "the folder of the pretrained weights that the study names", "none"
-        action = "Get the weights from the coordinator, and name their folder there."
+        action = "Ask the coordinator where they come from, and name their folder there."
         return [error(where, expected, found, action)]
     try:
         digest, width = read_folder(folder)
@@ -45,7 +45,7 @@ def folder_findings(folder: Path | None, granularity: str, pretrained: Pretraine
         return [error(where, fault.expected, fault.found, fault.action)]
     if digest != pretrained.digest:
         found = f"those with {digest[:12]}…"
-        action = "These are other weights; get the study's from the coordinator."
+        action = "These are other weights; ask the coordinator for those of the study."
         return [error(where, f"weights with digest {pretrained.digest[:12]}…", found, action)]
     if width not in (None, pretrained.width):
         action = "The study is wrong; tell the coordinator."

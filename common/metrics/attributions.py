@@ -30,7 +30,7 @@ STATISTICS = (PATIENTS, ABSOLUTE, SIGNED, DIRECTED)
 
 # A granularity with more features (markers of a genome) is told as a whole alone.
 MOST_FEATURES = 200
-# To how much of a column's sum it is rounded: 2^-7, of which half is the error.
+# Sums are rounded to this part of the largest power of two within the sum of sizes.
 ROUNDING = 1 / 128
 # Log odds: beyond, a patient's attribution counts as this much.
 _MOST_LOG_ODDS = 8.0

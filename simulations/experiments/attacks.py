@@ -66,7 +66,8 @@ def attack_pieces(study: Study, sites: Path, *, epsilon: float | None, delta: fl
 def told_of(made: Sequence[Made]) -> list[Mapping[str, Any]]:
     """The findings of a point's attacks as JSON, of several sets together; and each that failed.
 
-    Each has "attack", "target", "measures", "succeeded", "limits" and "failed".
+    Each has "attack" and "failed", which is "" or a code; if "", also "target", "measures",
+    "succeeded" and "limits".
     """
     from simulations.attacks.finding import finding_to_json
     from simulations.attacks.reconstruction import Reconstructions

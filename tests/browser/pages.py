@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from queue import Queue
+from tempfile import TemporaryDirectory
 from threading import Thread
 
 from client.explain.explain import explanation_of
@@ -22,6 +23,7 @@ from simulations.experiments.page import experiment_page
 from simulations.joining.compare import findings_of
 from simulations.joining.page import joining_html
 from tests.round.mixed_hospitals import mixed_study
+from tests.unit.attack_cases import seed_with
 from tests.unit.builders import MORE_OUTCOMES, study_of
 from tests.unit.dossier_cases import Hospital
 from tests.unit.experiment_cases import small_experiment
@@ -41,7 +43,6 @@ from tests.unit.report_journals import (
     site_private_journal,
     start_of,
 )
-from tests.unit.test_attack_summary import seed_with
 
 WAIT_S = 60.0
 NUM_ROUNDS, NUM_HOSPITALS = 100, 10
@@ -193,21 +194,21 @@ def page(name: str) -> str:
 
 
 # What the live page is of: how many events of the run there are yet, None for all.
-LIVE: Mapping[str, tuple[list[Event], int | None]] = {
-    "watch-begun": (plain_journal(), 12),
-    "watch-finished": (plain_journal(), None),
-    "watch-private": (private_journal(), None),
+LIVE: Mapping[str, tuple[Callable[[], list[Event]], int | None]] = {
+    "watch-begun": (plain_journal, 12),
+    "watch-finished": (plain_journal, None),
+    "watch-private": (private_journal, None),
 }
 
 
 @contextmanager
 def live(name: str, folder: Path) -> Iterator[str]:
     """The address of the live page of a run, which is served within the block."""
-    journal, number = LIVE[name]
+    make, number = LIVE[name]
     for run in ("first", f"other & old {_LONG}"):
         place = folder / "runs" / run
         place.mkdir(parents=True)
-        text = "".join(json.dumps(event) + "\n" for event in journal[:number])
+        text = "".join(json.dumps(event) + "\n" for event in make()[:number])
         (place / "journal.jsonl").write_text(text, encoding="utf-8")
     ready: Queue[str] = Queue()
     runs = Runs(first=folder / "runs" / "first", parent=folder / "runs")
@@ -223,8 +224,6 @@ def live(name: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as folder:
         yield Path(folder)
 

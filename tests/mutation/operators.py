@@ -204,7 +204,7 @@ def _calculate(node: ast.BinOp) -> Iterator[ast.AST]:
 
 
 def _condition(node: ast.If | ast.While | ast.IfExp) -> Iterator[ast.AST]:
-    """The condition never holds; where it is a single name or call, it is turned round as well."""
+    """The condition never holds; and it is turned round."""
     never = deepcopy(node)
     never.test = ast.Constant(value=False)
     yield never

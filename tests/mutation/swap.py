@@ -26,7 +26,7 @@ def functions_of(namespace: Any, module: str, prefix: str = "") -> Iterator[tupl
 def swap(name: str, tree: ast.Module) -> int:
     """How many functions of a loaded module have other code now.
 
-    None means that the change is where this way does not reach: in a function that only a value of
+    0 means that the change is where this way does not reach: in a function that only a value of
     the module holds.
     """
     module = sys.modules[name]

@@ -12,28 +12,12 @@ import pytest
 from PIL import Image
 
 from simulations.attacks.finding import Finding
-from simulations.attacks.inferred import ATTRIBUTE
 from simulations.attacks.membership import LIRA
 from simulations.attacks.pictures import png_uri
-from simulations.attacks.reconstruction import IMAGES, IMPRINT, Gallery, Reconstructions
+from simulations.attacks.reconstruction import Reconstructions
 from simulations.attacks.simulated_members import TOLD
 from simulations.attacks.summary import findings_of, reached, verdict, write_attacks
-
-FROM_OUTCOMES = f"{ATTRIBUTE} from outcomes"
-
-
-def seed_with(seed: int, *, recovered: float, gain: float) -> Reconstructions:
-    grey = np.full((4, 4), 0.5)
-    return Reconstructions(
-        seed=seed,
-        measured={
-            (IMAGES, "no privacy"): {"PSNR, dB": 30.0 + seed, "recovered": recovered},
-            (IMPRINT, "no privacy"): {"recovered of 16": 0.25, "by chance": 0.25},
-            (FROM_OUTCOMES, "no privacy"): {"guessed right": 0.5 + gain},
-        },
-        gallery=Gallery(original=grey, mean=grey / 2, found={"no privacy": grey}),
-        gains={(FROM_OUTCOMES, "no privacy"): [gain] * 10},
-    )
+from tests.unit.attack_cases import seed_with
 
 
 def test_means_and_standard_deviations_over_seeds() -> None:

@@ -75,7 +75,7 @@ def test_a_campaign_that_fails_is_in_the_record_too() -> None:
     assert failed == replace(RESULT, found={}, has_held=False)
     told = page([failed])
     assert "| **no: 1 of 1 cases** |" in told
-    assert "- one: 2,000 mutants, seed 1; **failed**" in told
+    assert "- one: mutants: 2,000, seed 1; **failed**" in told
 
 
 def test_a_test_that_is_no_campaign_has_no_result() -> None:
@@ -94,6 +94,6 @@ def test_a_later_run_takes_the_place_of_an_earlier_one_and_leaves_the_others(
 def test_cases_of_one_test_are_one_line_that_tells_the_oldest_day() -> None:
     later = replace(RESULT, test="tests/a.py::test_b[two]", day="2026-12-01", commit="abcdef0")
     lines = page([RESULT, later]).splitlines()
-    line = "| `test_b` | 4,000 mutants | yes | 2026-11-21 to 2026-12-01 | 0123456, abcdef0 | 3.0 |"
+    line = "| `test_b` | mutants: 4,000 | yes | 2026-11-21 to 2026-12-01 | 0123456, abcdef0 | 3.0 |"
     assert line in lines
-    assert "- two: 2,000 mutants, seed 1; refused 1,999; longest_s 0.25" in lines
+    assert "- two: mutants: 2,000, seed 1; refused 1,999; longest_s 0.25" in lines
