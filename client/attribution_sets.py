@@ -5,6 +5,7 @@ patients, T steps.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,28 @@ def _observed(patients: Patients, name: str) -> NDArray[Any]:
 def _array(patients: Patients, name: str, key: str) -> NDArray[Any]:
     array: NDArray[Any] = patients.inputs[name][key].cpu().numpy()
     return array
+
+
+def of_same_patients(
+    indexes: Mapping[str, NDArray[np.int64]], smallest_group: int
+) -> dict[str, NDArray[np.int64]]:
+    """Of whom each outcome is summed: who differ by few between two outcomes are in neither.
+
+    Whether those few have a feature would follow from its numbers of patients.
+
+    Guarantees:
+        - Any two are equal or differ by at least `smallest_group` patients.
+        - None holds anybody whom it did not hold.
+    """
+    same = dict(indexes)
+    while near := [
+        (one, other)
+        for one, other in combinations(same, 2)
+        if 0 < len(np.setxor1d(same[one], same[other])) < smallest_group
+    ]:
+        one, other = near[0]
+        same[one] = same[other] = np.intersect1d(same[one], same[other])
+    return same
 
 
 def denominators(

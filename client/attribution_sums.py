@@ -4,9 +4,10 @@ A sum over many patients may still be about one: where hardly anybody else adds 
 is the difference of two sums. Here, where the patients are, each column is looked at before any is
 told. The door (`client.egress`) looks at numbers once more.
 
-Not looked at: what a hospital's colleague who knows all patients but one can work out, nor what
-several studies tell together. That takes noise, so patient-level privacy, under which nothing of
-this is told.
+Not looked at: what a hospital's colleague who knows all patients but one can work out; how two
+outcomes compare in a part of their patients, where as a whole they are of clearly different ones;
+nor what several studies tell together. That takes noise, so patient-level privacy, under which
+nothing of this is told.
 
 Letters of shapes: B patients (those explained), F columns (of `found`: features).
 """
@@ -16,7 +17,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from client.attribution_sets import Bools, Floats, Key, denominators, has_of, signs_of
+from client.attribution_sets import (
+    Bools,
+    Floats,
+    Key,
+    denominators,
+    has_of,
+    of_same_patients,
+    signs_of,
+)
 from client.attributions import MOST_PATIENTS, Attributions, Judge, attributions, evenly_spread
 from client.evaluation import Outcomes
 from client.policy import Policy
@@ -38,6 +47,11 @@ from common.study import Study
 
 # One patient may be this part of a sum at most.
 MOST_OF_ONE = 0.5
+# As many patients as make up a group must each add this part of their mean: nobody hides behind
+# those who add next to nothing.
+_LEAST_OF_MEAN = 0.01
+# What two features add is the same in other digits.
+_DUST = 1e-9
 
 
 def attribution_sums(
@@ -54,16 +68,21 @@ def attribution_sums(
 
     Guarantees:
         - A column is told if at least `smallest_group` patients have it and, unless nobody is
-          attributed anything, as many are and none is more than `MOST_OF_ONE` of the sum; else it
-          is all zeros.
+          attributed anything, as many are, none is more than `MOST_OF_ONE` of the sum, and none of
+          the largest `smallest_group` less than a hundredth of their mean; else it is all zeros.
         - A granularity is the sum of those of its features that are told, and what it adds is what
           they add: no difference of columns is about others.
+        - Where features of fewer than `smallest_group` patients oppose one another, the size of
+          the granularity is that of its features: nor does it follow who these few are.
         - No patient counts more than `common.metrics.attributions.bound_of`.
         - The sign of few patients is told as that of the others: neither how often nor how much a
           score is raised, lowered or goes with a value follows for fewer than `smallest_group`.
         - Numbers of patients are told of sets that differ from one another, from all and from
           groups that are told by nobody, or by at least `smallest_group`; who has a column counts
           among the next larger set otherwise. (All it changes is what a mean is over.)
+        - Any two outcomes are summed over the same patients, those of whom both are known, or over
+          sets that differ by at least `smallest_group`; where groups are told of more patients than
+          are summed for that reason, all means are over everybody.
         - Sums are rounded to a 128th of the largest power of two within the sum of sizes.
 
     Args:
@@ -71,11 +90,16 @@ def attribution_sums(
         told: the groups of patients that are told as well, by key and outcome.
     """
     sums, smallest_group = dict[str, EvaluationSums](), policy.smallest_group
-    for outcome, prefix in prefixes_of(judge.study).items():
-        if not policy.allows_metric(prefix + PATIENTS):
-            continue
-        known = np.flatnonzero(outcomes[outcome]["known_B"])
-        index = explained(known, smallest_group)
+    indexes = {
+        outcome: index
+        for outcome, prefix in prefixes_of(judge.study).items()
+        if policy.allows_metric(prefix + PATIENTS)
+        for index in [explained(np.flatnonzero(outcomes[outcome]["known_B"]), smallest_group)]
+        if len(index) >= smallest_group
+    }
+    together = of_same_patients(indexes, smallest_group)
+    is_any_less = any(len(together[outcome]) < len(indexes[outcome]) for outcome in indexes)
+    for outcome, index in together.items():
         if len(index) < smallest_group:
             continue
         groups = [
@@ -92,6 +116,7 @@ def attribution_sums(
             bound=bound_of(judge.study.outcomes[outcome]),
             groups=groups,
             smallest_group=smallest_group,
+            over_everybody=is_any_less and any(told.values()),
         )
     return sums
 
@@ -114,6 +139,7 @@ def column_sums(
     bound: float,
     groups: Sequence[Sequence[Bools]],
     smallest_group: int,
+    over_everybody: bool = False,
 ) -> EvaluationSums:
     """The sums of one outcome.
 
@@ -121,10 +147,15 @@ def column_sums(
         has: which patients have a column, (B,).
         above: of each number, whether the patient's value is above the baseline, (B,): 1 or -1.
         groups: of patients that are told, (B,), by feature.
+        over_everybody: the mean of each column is over all patients, whoever has it.
     """
     columns = columns_of(study)
     value = _told_values(found, has, columns, bound, smallest_group)
-    over = denominators(has, columns, groups, smallest_group)
+    over = (
+        {key: np.ones_like(has_B) for key, has_B in has.items()}
+        if over_everybody
+        else denominators(has, columns, groups, smallest_group)
+    )
     sums = {name: np.zeros(len(columns)) for name in STATISTICS}
     for f, column in enumerate(columns):
         key = (column.granularity, column.feature)
@@ -153,6 +184,8 @@ def _told_values(
     wanted = {(c.granularity, c.feature) for c in columns}
     told: dict[Key, Floats] = {}
     whole: dict[str, Floats] = {}
+    # Of those features that are told.
+    sizes: dict[str, Floats] = {}
     for (granularity, feature), value_B in zip(found.features, found.value_BF.T, strict=True):
         key: Key = (granularity, feature)
         counted_B = np.clip(value_B, -bound, bound)
@@ -160,12 +193,28 @@ def _told_values(
             if not _may_be_told(counted_B, has[key], smallest_group):
                 continue
             told[key] = counted_B
+            sizes[granularity] = sizes.get(granularity, 0.0) + np.abs(counted_B)
         whole[granularity] = whole.get(granularity, np.zeros(len(value_B))) + counted_B
     for granularity, value_B in whole.items():
         counted_B = np.clip(value_B, -bound, bound)
-        if _may_be_told(counted_B, has[granularity, None], smallest_group):
+        if granularity in sizes:
+            counted_B = _with_few_lost(counted_B, sizes[granularity], smallest_group)
+        is_within = bool((np.abs(counted_B) <= bound).all())
+        if is_within and _may_be_told(counted_B, has[granularity, None], smallest_group):
             told[granularity, None] = counted_B
     return told
+
+
+def _with_few_lost(value_B: Floats, size_B: Floats, smallest_group: int) -> Floats:
+    """What a granularity adds; in the size of its features where it is less for few patients.
+
+    Sums of sizes would tell how far the features of these few oppose one another.
+    """
+    lost_B = size_B - np.abs(value_B)
+    lost_B[lost_B < _DUST * size_B] = 0.0
+    if lost_B.any() and _is_of_few(lost_B, smallest_group):
+        return np.copysign(size_B, value_B)
+    return value_B
 
 
 def _may_be_told(value_B: Floats, has_B: Bools, smallest_group: int) -> bool:
@@ -178,7 +227,8 @@ def _may_be_told(value_B: Floats, has_B: Bools, smallest_group: int) -> bool:
 
 def _is_of_few(size_B: Floats, smallest_group: int) -> bool:
     """Whether few patients are behind a sum of sizes, or for the most part one."""
-    of_few = np.count_nonzero(size_B) < smallest_group
+    largest = np.sort(size_B)[-smallest_group:]
+    of_few = len(largest) < smallest_group or largest[0] <= _LEAST_OF_MEAN * largest.mean()
     return bool(of_few or size_B.max(initial=0.0) > MOST_OF_ONE * size_B.sum())
 
 

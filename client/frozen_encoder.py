@@ -7,6 +7,7 @@ Letters of shapes: B patients, W windows of a patient, T tokens, E width of an e
 """
 
 import os
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _WINDOWS_AT_ONCE = 16
 _UNUSED = ("pooler.",)
 _FAULTS = (
     *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError),
-    SafetensorError,
+    *(SafetensorError, pickle.UnpicklingError),
 )
 
 
@@ -51,20 +52,36 @@ def embed_windows(
 
     Raises:
         FolderError: the weights cannot be loaded, are incomplete, are of another width, or cannot
-            read windows of this length; or the library is not installed.
+            read windows of this length; the memory does not suffice; or the library is not
+            installed.
         SiteConfigError: this machine has no such GPU.
     """
     place = device_of(device)
-    model = _loaded(folder).to(place)
-    with torch.inference_mode():
-        _check(model, pretrained, place)
-        _check_codes(model, windows_B)
-        rows = [_embedding(model, windows, pretrained, place) for windows in windows_B]
-        embedding_BE = torch.stack(rows) if rows else torch.zeros((0, pretrained.width))
+    model = _loaded(folder)
+    try:
+        embedding_BE = _embedded(model.to(place), windows_B, pretrained, place)
+    except (RuntimeError, MemoryError) as fault:
+        expected = f"a device that embeds windows of {pretrained.window_tokens} tokens"
+        action = "Free its memory, or name another (device in site.toml)."
+        raise FolderError(expected, type(fault).__name__, action) from None
     if not embedding_BE.isfinite().all():
         action = "The weights are damaged; copy them again."
         raise FolderError("finite embeddings", "NaN or infinity", action)
-    return embedding_BE.cpu().numpy()
+    return embedding_BE.numpy()
+
+
+def _embedded(
+    model: Any,
+    windows_B: Sequence[Sequence[NDArray[np.int64]]],
+    pretrained: Pretrained,
+    device: torch.device,
+) -> Tensor:
+    """The embedding of each patient, shape (B, E), on the CPU."""
+    with torch.inference_mode():
+        _check(model, pretrained, device)
+        _check_codes(model, windows_B)
+        rows = [_embedding(model, windows, pretrained, device) for windows in windows_B]
+        return torch.stack(rows).cpu() if rows else torch.zeros((0, pretrained.width))
 
 
 def _loaded(folder: Path) -> Any:

@@ -19,7 +19,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from client.agent_client import MAX_MESSAGE_BYTES
 from common.errors import MessageError
 from common.flower_objects import check_arrays
-from common.one_piece import is_whole
+from common.one_piece import check_announced, is_whole
 from common.wire import num_bytes
 
 # Names and framing come on top of the values, within the site process's limit.
@@ -42,6 +42,8 @@ class Pulled:
         """The first message of `response`, if any. Raises `MessageError` if it is malformed."""
         if not response.messages_list:
             return None
+        # What is announced is also stored as it is, before anybody asks for its content.
+        check_announced(response.messages_list[0])
         try:
             message = message_from_proto(response.messages_list[0])
             tree = response.message_object_trees[0]

@@ -4,7 +4,8 @@ A group that is large enough may still give a small one away: all patients less 
 the bands of age of the women alone. Here, where the patients are, every pair of unions of groups is
 looked at before any group is told. The door (`client.egress`) looks at numbers once more.
 
-Not looked at: what groups of three features give away together, where no two of them do.
+Not looked at: what groups of three features give away together, where no two of them do; nor how a
+group compares between two outcomes that as a whole are known of clearly different patients.
 
 Letters of shapes: B patients, G groups of a feature, U and V unions of them.
 """
@@ -68,16 +69,24 @@ def group_sums(
         - Every group has at least `smallest_group` patients of whom the outcome is known.
         - From all patients and all groups of any two features no sum over fewer follows by adding
           up groups and taking differences.
+        - Two outcomes of which groups are told are known of the same patients, or of sets that
+          differ by at least `smallest_group`; else the later one has no groups. (How many of a
+          group there are by outcome would tell who the few between them are.)
     """
     sums: dict[str, dict[str, EvaluationSums]] = {}
+    earlier: list[NDArray[np.bool_]] = []
     for outcome, statistics in group_statistics_of(study).items():
         labels = outcomes[outcome]
         known_B = labels["known_B"].astype(np.bool_)
+        if any(0 < (known_B ^ other_B).sum() < smallest_group for other_B in earlier):
+            continue
         known = {
             feature: {key: of_B[known_B] for key, of_B in groups.items()}
             for feature, groups in members.items()
         }
         told = told_groups(known, int(known_B.sum()), smallest_group)
+        if told:
+            earlier.append(known_B)
         for groups in members.values():
             for key in (k for k in groups if k in told):
                 chosen_B = groups[key]

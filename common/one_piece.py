@@ -14,17 +14,49 @@ import torch: connectors use it.
 from typing import Final
 
 from flwr.app import Message, RecordDict
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from common.parcels import is_packed
+from common import wire
+from common.errors import MessageError
+from common.parcels import PARCEL, is_packed
 
 # In `metadata.group_id`, which Flower hands through, and nobody else of ours reads.
 ASKED: Final = "in one piece"
+# A parcel of a mebibyte of values, with as much again for names: of thousands of short lists they
+# take more than the numbers do.
+MOST_BYTES: Final = 2**21
+# The message around the parcel: ids, a type, an address.
+_AROUND_BYTES: Final = 2**12
+_MOST_ENTRIES: Final = 2  # the records and a mask
 
 
 def is_small(content: RecordDict) -> bool:
-    """Whether content is a parcel with everything in it, which is about a mebibyte at the most."""
-    return is_packed(content) and len(content) == 1
+    """Whether content is a parcel with everything in it, which one piece has room for."""
+    has_all = is_packed(content) and len(content) == 1
+    return has_all and wire.num_bytes(content) <= MOST_BYTES - _AROUND_BYTES
+
+
+def check_announced(message: ProtoMessage) -> None:
+    """A message is announced without content, or with one parcel of bytes, in 2 MiB at most.
+
+    It is looked at as protobuf has it: Python would make objects of each of very many names, and
+    nobody has looked at any signature yet.
+
+    Threat: N-3. Refuses: MESSAGE_MALFORMED.
+    """
+    if message.ByteSize() > MOST_BYTES:
+        raise MessageError(f"Expected at most {MOST_BYTES} bytes in one piece, found more.")
+    items = message.content.items
+    if items and (len(items) != 1 or not _is_parcel(items[0])):
+        raise MessageError("Expected one parcel of bytes in one piece, found something else.")
+
+
+def _is_parcel(item: ProtoRecordDict.Item) -> bool:
+    entries = item.config_record.items
+    is_short = item.key == PARCEL and 0 < len(entries) <= _MOST_ENTRIES
+    return is_short and all(entry.value.WhichOneof("value") == "bytes" for entry in entries)
 
 
 def is_whole(message: Message) -> bool:

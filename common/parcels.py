@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from common import wire
 from common.errors import MessageError
 
-_PARCEL: Final = "parcel"
+PARCEL: Final = "parcel"
 _RECORDS: Final = "records"
 _MASK: Final = "mask"
 MASK_BYTES: Final = 4
@@ -24,7 +24,7 @@ _MAX_BYTES: Final = 2**20
 
 def is_packed(content: RecordDict) -> bool:
     """Whether `content` is a parcel, or claims to be."""
-    return _PARCEL in content
+    return PARCEL in content
 
 
 def packed(records: RecordDict, *, mask: bytes = b"") -> RecordDict:
@@ -57,7 +57,7 @@ def packed(records: RecordDict, *, mask: bytes = b"") -> RecordDict:
 
 def parcel_of(record: ConfigRecord) -> RecordDict:
     """The content that holds this record, as a parcel, and nothing else."""
-    return RecordDict({_PARCEL: record})
+    return RecordDict({PARCEL: record})
 
 
 def unpacked(content: RecordDict) -> RecordDict:
@@ -69,11 +69,11 @@ def unpacked(content: RecordDict) -> RecordDict:
     """
     if not is_packed(content):
         return content
-    parcel = content[_PARCEL]
+    parcel = content[PARCEL]
     data = parcel.get(_RECORDS) if isinstance(parcel, ConfigRecord) else None
     if not isinstance(data, bytes) or not set(parcel) <= {_RECORDS, _MASK}:
         raise MessageError("Expected a parcel of records as bytes, found something else.")
-    outside = {name: record for name, record in content.items() if name != _PARCEL}
+    outside = {name: record for name, record in content.items() if name != PARCEL}
     if _MASK in parcel:
         outside = {name: _unmasked(record, parcel[_MASK]) for name, record in outside.items()}
     inside = wire.records_from_bytes(data)

@@ -10,6 +10,8 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from common.errors import MessageError
 
+# Of a reply with everything in it six.
+MOST_RECORDS = 16
 # Of lists and names; the arrays, one in a message, count as one. An honest reply has thousands.
 MOST_VALUES = 1 << 20
 # The text of a manifest: 100,000 names of 40 letters.
@@ -26,10 +28,12 @@ def check_bytes(data: bytes, most: int) -> None:
 
 
 def check_values(records: ProtoRecordDict) -> None:
-    """A message holds at most 2^20 names and listed numbers, beside the bytes of its arrays.
+    """A message holds at most 16 records, and 2^20 names and listed numbers, beside its arrays.
 
     Threat: N-3, S1-4. Refuses: MESSAGE_MALFORMED.
     """
+    if len(records.items) > MOST_RECORDS:
+        raise MessageError(f"Expected at most {MOST_RECORDS} records in a message, found more.")
     num_values = 0
     for size in _sizes(records):
         num_values += size

@@ -159,7 +159,8 @@ class _Looking:
                 self._next_s = _FIRST_PAUSE_S
                 return
             pause_s, self._next_s = self._next_s, min(2 * self._next_s, _LONGEST_PAUSE_S)
-        self._sleep(min(pause_s, self.left_s()))
+        # The deadline may have passed since somebody looked.
+        self._sleep(max(min(pause_s, self.left_s()), 0.0))
 
     def is_done(self) -> None:
         """Says that all replies have come."""

@@ -37,8 +37,8 @@ def embeddings_of(
 
     Guarantees:
         - Each text is embedded once: what the file knows is not computed again.
-        - The file then holds those of these patients and of no others; nobody but its owner may
-          read it.
+        - The file then holds those of these patients and of no others, and is gone where there are
+          none; nobody but its owner may read it.
         - A file that is damaged counts as none.
 
     Args:
@@ -46,6 +46,10 @@ def embeddings_of(
         embed: computes some; it is not called where there is nothing to compute.
     """
     keys = [_key(windows) for windows in windows_B]
+    if not keys:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return np.zeros((0, width), dtype=np.float32)
     known = _read(path, width)
     new = {key: place for place, key in enumerate(keys) if key not in known}
     if new:
@@ -53,8 +57,7 @@ def embeddings_of(
         known |= dict(zip(new, computed, strict=True))
     if new or len(known) != len(set(keys)):
         _write(path, {key: known[key] for key in dict.fromkeys(keys)})
-    found = [known[key] for key in keys]
-    return np.stack(found) if found else np.zeros((0, width), dtype=np.float32)
+    return np.stack([known[key] for key in keys])
 
 
 def _key(windows: Windows) -> bytes:
@@ -70,6 +73,8 @@ def _read(path: Path, width: int) -> dict[bytes, Floats32]:
         arrays = load(path.read_bytes())
         keys, embeddings = arrays["keys"], arrays["embeddings"]
     except (OSError, SafetensorError, KeyError):
+        return {}
+    if keys.ndim == 0:
         return {}
     shapes = (keys.shape, embeddings.shape)
     is_usable = shapes == ((len(keys), _KEY_BYTES), (len(keys), width))

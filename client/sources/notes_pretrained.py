@@ -20,6 +20,9 @@ from client.sources.source import GranularityArrays, Source, Weights
 from common.granularities import NotesGranularity
 from common.pretrained import Pretrained
 
+# What decides the windows of a patient, and so the embedding.
+_READ_BY = {"pretrained", "max_tokens", "masked_words", "start_minutes", "end_minutes"}
+
 
 def read_pretrained(
     source: Source, granularity: NotesGranularity, pretrained: Pretrained
@@ -34,6 +37,7 @@ def read_pretrained(
         - A masked word and an identifier never reach the weights.
         - Nothing is downloaded, and no code of the folder is run.
         - A patient is present whose notes have a token; the embedding of others is 0.
+        - Studies that read the same texts in other ways do not undo each other's embeddings.
 
     Returns:
         "embedding_BE" float32, "present_B" bool; and the findings.
@@ -81,16 +85,17 @@ def _read(
         return embed_windows(some, weights.folder, pretrained, device=weights.device)
 
     if not any(f.severity == "error" for f in gathered.findings):
-        path = weights.embeddings_dir / f"{source.granularity}-{_name(pretrained)}.safetensors"
+        path = weights.embeddings_dir / f"{source.granularity}-{_name(granularity)}.safetensors"
         width = pretrained.width
         arrays["embedding_BE"][patients] = embeddings_of(windows_B, path, width=width, embed=embed)
         arrays["present_B"][patients] = True
     return arrays, gathered.findings
 
 
-def _name(pretrained: Pretrained) -> str:
-    """Short for the weights and how they read: embeddings of others are no use."""
-    return hashlib.sha256(pretrained.model_dump_json().encode()).hexdigest()[:16]
+def _name(granularity: NotesGranularity) -> str:
+    """Short for the weights and for what they are given to read: a file knows no other texts."""
+    read = granularity.model_dump_json(include=_READ_BY)
+    return hashlib.sha256(read.encode()).hexdigest()[:16]
 
 
 def _first(notes: Sequence[Codes], max_tokens: int) -> list[Codes]:

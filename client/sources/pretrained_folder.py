@@ -2,7 +2,8 @@
 
 What stands in such a folder was written by strangers. Read are weights as safetensors, a tokenizer
 and a configuration as JSON: neither holds code. A folder with anything that could (pickled weights,
-Python files, a configuration that names classes of its own) is refused before a library sees it.
+Python files, a configuration that names classes of its own) is refused before a library sees it;
+so is one with a file that names others to be read in its stead, which the digest would not cover.
 """
 
 import hashlib
@@ -16,6 +17,12 @@ from common.pretrained import Pretrained
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 _WEIGHTS = ".safetensors"
+# Names the files that hold the parts of weights.
+_INDEX = ".index.json"
+# Names weights, those of its base among them, in a folder or a place of its own.
+_ADAPTER = "adapter_config.json"
+# Keys of a configuration that name code, or files to be read instead of those of the folder.
+_ELSEWHERE = ("auto_map", "configuration_files", "transformers_weights")
 # Those that a library may open; the digest covers them. Texts beside them change nothing.
 _READ = (".json", _WEIGHTS)
 _HARMLESS = (".txt", ".md", "")
@@ -60,11 +67,13 @@ def read_folder(folder: Path) -> tuple[str, int | None]:
         - Any change of a file that may be read (JSON, safetensors), of its name, or of which there
           are changes the digest; nothing else does, the folder's place included.
         - A folder with a file of any other kind is refused.
+        - So is one whose files name weights or configurations that the digest does not cover.
 
     Raises:
         FolderError: it is not there, lacks a file, or is not safe to load.
     """
     files = _files(folder)
+    _check_own(files)
     config = _config(folder / CONFIG)
     widths = [config[key] for key in _WIDTHS if isinstance(config.get(key), int)]
     return _digest(files), widths[0] if widths else None
@@ -97,6 +106,31 @@ def _files(folder: Path) -> list[Path]:
     return read
 
 
+def _check_own(files: list[Path]) -> None:
+    """Nothing, if no index or adapter among the files leads out of them."""
+    expected = "weights of this folder alone"
+    # As the library tells them, which unpickles weights with any other ending.
+    own = {path.name for path in files if path.suffix == _WEIGHTS}
+    for path in files:
+        name = path.name.lower()
+        if name == _ADAPTER:
+            action = "Take weights with which the adapter was merged."
+            raise FolderError(expected, "an adapter to others", action)
+        if name.endswith(_INDEX) and not _named(path) <= own:
+            # Its pickled weights may have been removed, as they must.
+            action = "Copy the whole folder; remove an index of other files than safetensors."
+            raise FolderError(expected, f"others named by {path.name}", action)
+
+
+def _named(index: Path) -> set[Any]:
+    """What an index names as the files of its weights."""
+    try:
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
+        found = type(fault).__name__
+        raise FolderError("an index of weights", found, "Copy the folder again.") from None
+
+
 def _config(path: Path) -> dict[str, Any]:
     """The configuration of the architecture."""
     action = "Take weights of an architecture that the library transformers knows."
@@ -106,8 +140,10 @@ def _config(path: Path) -> dict[str, Any]:
         raise FolderError(f"JSON in {CONFIG}", type(fault).__name__, action) from None
     if not isinstance(config, dict):
         raise FolderError(f"a table in {CONFIG}", type(config).__name__, action)
-    if "auto_map" in config:
-        raise FolderError("weights without code of their own", f"auto_map in {CONFIG}", action)
+    elsewhere = [key for key in _ELSEWHERE if key in config]
+    if elsewhere:
+        expected = "a configuration without code or files of its own"
+        raise FolderError(expected, f"{', '.join(elsewhere)} in {CONFIG}", action)
     if config.get("is_encoder_decoder"):
         raise FolderError("an encoder", "an encoder with a decoder", action)
     return config

@@ -61,6 +61,9 @@ def codes_by(tokenizer: "Tokenizer", masked_words: Collection[str]) -> Callable[
     Guarantees:
         - Neither a masked word, in whatever case it is written, nor what stood at `MASKED` has a
           token of its own: it becomes the unknown one, or none where the tokenizer has none.
+
+    Raises:
+        FolderError: by what it returns, where the tokenizer cannot cut a text.
     """
     masked = frozenset(masked_words)
     unknown = [code for code in map(tokenizer.token_to_id, _UNKNOWN) if code is not None][:1]
@@ -79,21 +82,25 @@ def codes_by(tokenizer: "Tokenizer", masked_words: Collection[str]) -> Callable[
     return codes_of
 
 
-def _encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
+def _encoded(tokenizer: "Tokenizer", text: str, *, is_framed: bool = False) -> list[int]:
     # Half of a pair of surrogates, which a damaged table may hold, is no text to the library.
     valid = text.encode("utf-8", "replace").decode("utf-8")
-    found: list[int] = tokenizer.encode(valid, add_special_tokens=False).ids
-    return found
+    try:
+        codes: list[int] = tokenizer.encode(valid, add_special_tokens=is_framed).ids
+    # A bare one again, as of a vocabulary that lacks its own unknown token.
+    except Exception as fault:  # noqa: BLE001
+        expected, found = f"a {TOKENIZER} that reads any text", type(fault).__name__
+        raise FolderError(expected, found, "Take another tokenizer.") from None
+    return codes
 
 
 def frame_of(tokenizer: "Tokenizer", size: int) -> Frame:
     """The special tokens that the tokenizer puts around every text.
 
     Raises:
-        FolderError: they leave no room in a window of `size` tokens.
+        FolderError: they leave no room in a window of `size` tokens, or it cannot cut a text.
     """
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    framed = tokenizer.encode("a").ids
+    bare, framed = _encoded(tokenizer, "a"), _encoded(tokenizer, "a", is_framed=True)
     starts = range(len(framed) - len(bare) + 1)
     start = next((i for i in starts if framed[i : i + len(bare)] == bare), 0)
     before, behind = framed[:start], framed[start + len(bare) :]

@@ -24,6 +24,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from common.flower_objects import check_arrays
+from common.one_piece import check_announced
 
 _NODE = Node(node_id=SUPERLINK_NODE_ID)
 # Of one reply. An honest one is a few objects, and Flower cuts arrays into pieces of 5 MiB.
@@ -60,6 +61,7 @@ class Replies:
           costs the others neither memory nor time.
         - Nothing is kept of a reply that nobody asks for any more.
         - A reply in one piece is there at once, and nothing is asked of the SuperLink for it.
+        - Of one that is no small parcel Python makes nothing: it is an error of its site's.
 
     Attributes:
         most_bytes: of one reply, as it comes and as it is put together.
@@ -105,6 +107,7 @@ class Replies:
         if announced.ByteSize() > self.most_bytes:
             return self._error(asked, ErrorCode.UNKNOWN)
         try:
+            check_announced(announced)
             return message_from_proto(announced)
         except Exception:  # noqa: BLE001  # Flower raises many classes for what a node has made up
             return self._error(asked, ErrorCode.UNKNOWN)

@@ -17,6 +17,7 @@ from client.node import _load_key, _tls_context, run_node
 from client.node_objects import Pulled
 from client.node_session import Remembered, Session, only_one
 from common.errors import SiteConfigError
+from common.parcels import packed
 from tests.federation.nodes import content, new_key
 
 
@@ -24,7 +25,7 @@ from tests.federation.nodes import content, new_key
 def found(monkeypatch: pytest.MonkeyPatch) -> Pulled:
     for name, value in (("_run_id", 1), ("_node_id", 0), ("_task_id", 0)):
         monkeypatch.setattr(TaskIdentity, name, value)
-    message = Message(content(), 5, "train")
+    message = Message(packed(content()), 5, "train")
     message.metadata.__dict__["_message_id"] = message.object_id
     return Pulled(message=message, tree=get_object_tree(message))
 

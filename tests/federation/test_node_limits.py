@@ -26,6 +26,7 @@ from client.node_fleet import Fleet
 from client.node_objects import Pulled
 from common.errors import MessageError
 from common.one_piece import tree_of
+from common.parcels import packed
 from tests.federation.nodes import content
 
 Answer = Callable[[str], tuple[int, dict[str, str], bytes]]
@@ -198,7 +199,7 @@ def test_a_message_survives_its_bytes_without_its_content() -> None:
 def test_a_message_in_one_piece_survives_its_bytes_with_its_content(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    message = asked()
+    message = asked(packed(content()))
     again = Pulled.from_bytes(Pulled(message=message, tree=tree_of(message)).to_bytes())
     assert again.is_whole
     assert again.own_content() == message.content
@@ -277,7 +278,7 @@ def test_objects_that_are_none_are_refused(junk: bytes) -> None:
 @pytest.mark.threat("C-3")
 def test_a_message_for_another_node_or_under_a_strange_id_is_dropped() -> None:
     found, _ = pulled()
-    strange = asked()
+    strange = remove_content_from_message(asked())
     strange.metadata.__dict__["_message_id"] = "Mrs. Doe\n"
     for message in (found.message, strange):
         stored = Pulled(message=message, tree=found.tree).to_bytes()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.attribution_sets import denominators, has_of, signs_of
+from client.attribution_sets import denominators, has_of, of_same_patients, signs_of
 from client.attribution_sums import attribution_sums, column_sums, explained
 from client.attributions import MOST_PATIENTS, Attributions, attributions
 from client.explain.attributions import judge_of
@@ -121,6 +121,10 @@ def test_a_feature_that_few_patients_have_is_not_told(num_have: int, is_told: bo
         ([1.0, 1.0, 1.0, 0, 0, 0], True),
         ([6.0, 1.0, 1.0, 1.0, 1.0, 1.0], False),  # one is more than half of 11
         ([5.0, 1.0, 1.0, 1.0, 1.0, 1.0], True),
+        ([1.0, 1.0, 1e-12, 1e-12, 1e-12, 1e-12], False),  # nobody to hide behind
+        ([1.0, 1.0, 0.006, 0.006, 0.006, 0.006], False),
+        ([1.0, 1.0, 0.007, 0.007, 0.007, 0.007], True),  # a hundredth of the mean of 3 largest
+        ([0.1] * 30, True),
     ],
 )
 def test_a_sum_behind_which_few_or_mostly_one_stand_is_not_told(values, is_told: bool) -> None:
@@ -137,6 +141,44 @@ def test_a_granularity_is_the_sum_of_its_features_that_are_told() -> None:
     assert found[SMOKES] == NOTHING
     # No difference of the two tells of the smokers.
     assert found[LABS][SIGNED] == found[GLUCOSE][SIGNED] == sum(glucose)
+
+
+@pytest.mark.threat("S0-2")
+def test_the_size_of_a_granularity_does_not_tell_of_few_whose_features_oppose() -> None:
+    glucose, smokes = [1.0] * 9, [0.75] * 9
+    nobody = sums_of({GLUCOSE: glucose, SMOKES: smokes})
+    for num_opposed in (1, 2):
+        some = [-0.75] * num_opposed + smokes[num_opposed:]
+        assert sums_of({GLUCOSE: glucose, SMOKES: some}) == nobody
+    enough = sums_of({GLUCOSE: glucose, SMOKES: [-0.75] * 3 + smokes[3:]})
+    assert enough[LABS][ABSOLUTE] == 6 * 1.75 + 3 * 0.25
+
+
+@pytest.mark.threat("S0-2")
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), num_patients=st.integers(3, 12))
+def test_sizes_of_features_less_that_of_their_granularity_are_never_of_few(
+    data, num_patients: int
+) -> None:
+    sizes = st.lists(
+        st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]), min_size=num_patients, max_size=num_patients
+    )
+    glucose, smokes = (np.array(data.draw(sizes)) for _ in range(2))
+    found = sums_of({GLUCOSE: glucose.tolist(), SMOKES: smokes.tolist()})
+    if NOTHING in (found[LABS], found[GLUCOSE], found[SMOKES]):
+        return
+    lost_B = np.abs(glucose) + np.abs(smokes) - np.minimum(np.abs(glucose + smokes), 8.0)
+    if 0 < np.count_nonzero(lost_B) < SMALLEST:
+        told = found[GLUCOSE][ABSOLUTE] + found[SMOKES][ABSOLUTE] - found[LABS][ABSOLUTE]
+        assert told == 0
+
+
+@pytest.mark.threat("S0-2")
+def test_a_granularity_that_is_cut_to_the_bound_for_few_is_not_told() -> None:
+    one = [8.0] + [1.0] * 11
+    found = sums_of({GLUCOSE: one, SMOKES: one}, bound=8.0)
+    assert found[GLUCOSE][ABSOLUTE] == found[SMOKES][ABSOLUTE] == 19
+    assert found[LABS] == NOTHING
 
 
 @pytest.mark.threat("S0-2")
@@ -323,6 +365,72 @@ def test_sums_are_over_the_patients_whose_outcome_is_known() -> None:
                 assert told.sums[ABSOLUTE][f] == pytest.approx(expected, rel=1 / 256)
                 assert told.sums[PATIENTS][f] <= len(index)
         assert np.count_nonzero(told.sums[PATIENTS]) > len(columns) / 2
+
+
+def _of_outcomes_without(unknown: list[int], has: bool, **groups: Any) -> Any:
+    """The sums where one outcome is not known of some, who have all of "labs" or nothing of it.
+
+    All others have all of it.
+    """
+    subject = subject_of(ASKED)
+    outcomes = {
+        name: labels | {"known_B": np.ones(40, dtype=bool)}
+        for name, labels in subject.test.cohort.outcomes.items()
+    }
+    outcomes["stay"]["known_B"][unknown] = False
+    judge = judge_of(subject)
+    labs = judge.patients.inputs["labs"]
+    for key in ("observed_BF", "present_B"):
+        labs[key][:] = True
+        labs[key][unknown] = has
+    return attribution_sums(
+        judge, outcomes, **({"members": {}, "told": {}} | groups), policy=POLICY
+    )
+
+
+@pytest.mark.threat("S0-2")
+@pytest.mark.parametrize("unknown", [[7], [7, 8, 9, 10]])
+def test_two_outcomes_do_not_tell_of_the_few_of_whom_one_is_not_known(unknown) -> None:
+    worlds = [_of_outcomes_without(unknown, has) for has in (True, False)]
+    for outcome in ASKED.outcomes:
+        one, other = (world[outcome].sums for world in worlds)
+        assert one[PATIENTS].max() == 40 - len(unknown)
+        for name in one:
+            assert one[name].tolist() == other[name].tolist()
+    # As many as make up a group are told of.
+    enough = _of_outcomes_without([*range(5)], True)
+    assert [enough[o].sums[PATIENTS].max() for o in ("event", "stay")] == [40, 35]
+
+
+@pytest.mark.threat("S0-2")
+def test_means_are_over_everybody_where_groups_are_told_of_a_few_more() -> None:
+    has_sex = np.arange(40) < 20
+    groups = {
+        "members": {"sex": {"sex:0": has_sex}},
+        "told": {"sex:0": {"event": EvaluationSums(sums={})}},
+    }
+    for unknown, is_over_everybody in (([7], True), ([], False)):
+        found = _of_outcomes_without(unknown, False, **groups)["event"].sums[PATIENTS]
+        assert (set(found) <= {0, 39}) is is_over_everybody
+
+
+@pytest.mark.threat("S0-2")
+@settings(max_examples=60, deadline=None)
+@given(
+    several=st.lists(st.sets(st.integers(0, 20)), max_size=5),
+    smallest_group=st.integers(1, 8),
+)
+def test_any_two_outcomes_are_of_the_same_patients_or_of_clearly_others(
+    several: list[set[int]], smallest_group: int
+) -> None:
+    indexes = {str(i): np.array(sorted(one), dtype=np.int64) for i, one in enumerate(several)}
+    found = of_same_patients(indexes, smallest_group)
+    assert list(found) == list(indexes)
+    for name, index in found.items():
+        assert set(index) <= set(indexes[name])
+    for one, other in combinations(found.values(), 2):
+        apart = len(set(one) ^ set(other))
+        assert apart == 0 or apart >= smallest_group
 
 
 def test_who_has_what_and_which_values_are_high() -> None:

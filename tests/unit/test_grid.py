@@ -192,6 +192,27 @@ def test_a_look_that_is_expected_later_than_the_deadline_comes_at_the_deadline(
     assert clock() == pytest.approx(100.3)
 
 
+@dataclass
+class Ticking(Clock):
+    """A clock that goes on at every look, too, as those of machines do."""
+
+    def __call__(self) -> float:
+        self.now_s += 0.1
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        if seconds < 0:
+            raise ValueError("sleep length must be non-negative")
+        self.now_s += seconds
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 0.15, 0.25, 0.35, 0.45, 1.05])
+def test_a_deadline_that_passes_between_two_looks_at_the_clock_ends_the_exchange(
+    timeout_s: float,
+) -> None:
+    assert _answered(ScriptedGrid(Ticking(), {1: None}), 1, timeout_s=timeout_s) == []
+
+
 @pytest.mark.parametrize("returns_none", [True, False])
 def test_a_node_that_cannot_be_reached_is_not_waited_for(clock: Clock, returns_none: bool) -> None:
     grid = ScriptedGrid(clock, {1: 0.0, 2: 0.0})

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from client.findings import Finding
 from client.frozen_encoder import embed_windows
@@ -32,6 +33,13 @@ UNKNOWN, PAIN, FEVER, NO, CHEST = 1, 5, 6, 7, 9
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+def _copied(folder: Path, place: Path) -> Path:
+    place.mkdir()
+    for path in folder.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    return place
 
 
 def _read(
@@ -120,10 +128,7 @@ def test_masked_words_and_identifiers_never_reach_the_weights(folder: Path, tmp_
 def test_a_second_reading_needs_no_weights(folder: Path, tmp_path: Path) -> None:
     rows = [("a", "chest pain"), ("b", "fever")]
     first = _embeddings(tmp_path, folder, rows)
-    broken = tmp_path / "weights"
-    broken.mkdir()
-    for path in folder.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes())
+    broken = _copied(folder, tmp_path / "weights")
     (broken / "model.safetensors").write_bytes(b"no weights")
     # The same place for embeddings, as if the digest were that of the study.
     section = section_of(folder)
@@ -178,12 +183,7 @@ def test_weights_that_do_not_fit_the_study_are_refused(
 def test_damaged_weights_are_an_error_and_no_exception(
     folder: Path, tmp_path: Path, damage: str
 ) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    spoilt = tmp_path / "spoilt"
-    spoilt.mkdir()
-    for path in folder.iterdir():
-        (spoilt / path.name).write_bytes(path.read_bytes())
+    spoilt = _copied(folder, tmp_path / "spoilt")
     weights = load_file(folder / "model.safetensors")
     match damage:
         case "layer missing":
@@ -206,6 +206,81 @@ def test_damaged_weights_are_an_error_and_no_exception(
     assert [f.severity for f in findings] == ["error"]
     assert "pain" not in findings[0].sentence()
     assert not arrays["present_B"].any()
+
+
+def test_weights_in_parts_give_the_embeddings_of_those_in_one_file(
+    folder: Path, tmp_path: Path
+) -> None:
+    from transformers import BertModel
+
+    parts = _copied(folder, tmp_path / "parts")
+    (parts / "model.safetensors").unlink()
+    BertModel.from_pretrained(folder).save_pretrained(parts, max_shard_size="1KB")
+    assert (parts / "model.safetensors.index.json").exists()
+    one, other = (_embeddings(tmp_path, path, [("a", "pain")]) for path in (folder, parts))
+    assert one.tobytes() == other.tobytes()
+
+
+def test_pickled_code_in_the_place_of_weights_is_an_error_and_not_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    # As if nobody had looked at the folder before: the library's own guard stays the second one.
+    class Code:
+        def __reduce__(self) -> tuple[Any, tuple[Path]]:
+            return Path.touch, (tmp_path / "was_run",)
+
+    spoilt = _copied(folder, tmp_path / "spoilt")
+    names = list(load_file(folder / "model.safetensors"))
+    (spoilt / "model.safetensors").unlink()
+    torch.save({"a": Code()}, tmp_path / "w.bin")
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "../w.bin")}
+    (spoilt / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    pretrained = Pretrained.model_validate(section_of(folder)["pretrained"])
+    with pytest.raises(FolderError) as caught:
+        embed_windows([[np.array([2, PAIN, 3])]], spoilt, pretrained, device="cpu")
+    assert caught.value.found == "UnpicklingError"
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_device_that_fails_over_a_text_is_an_error_and_no_exception(folder: Path) -> None:
+    # Too long for the weights, as a stand-in for too long for a GPU's memory: torch has one error.
+    pretrained = Pretrained.model_validate(section_of(folder)["pretrained"])
+    long = np.full(LONGEST + 1, PAIN)
+    with pytest.raises(FolderError) as caught:
+        embed_windows([[long]], folder, pretrained, device="cpu")
+    assert caught.value.expected == "a device that embeds windows of 8 tokens"
+
+
+@pytest.mark.parametrize("text", ["pain", "pain zebra"])
+def test_a_tokenizer_that_cannot_read_a_text_is_an_error_and_no_exception(
+    folder: Path, tmp_path: Path, text: str
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    spoilt = _copied(folder, tmp_path / "spoilt")
+    # Its own unknown token is not in the vocabulary; the letter of the frame is, for one text.
+    known = {"pain": 0} | ({"a": 1} if text == "pain zebra" else {})
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(spoilt / "tokenizer.json"))
+    arrays, [finding] = _read(tmp_path / "site", spoilt, [("a", text)])
+    assert finding.expected == "a tokenizer.json that reads any text"
+    assert "zebra" not in finding.sentence()
+    assert not arrays["present_B"].any()
+
+
+def test_studies_that_read_texts_otherwise_do_not_undo_each_others_embeddings(
+    folder: Path, tmp_path: Path
+) -> None:
+    rows = [("a", "pain fever no"), ("b", "chest pain")]
+    ways: list[dict[str, Any]] = [{}, {"max_tokens": 2}, {"masked_words": ["pain"]}]
+    for fields in ways:
+        _read(tmp_path, folder, rows, **fields)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "embeddings").iterdir()}
+    assert len(before) == len(ways)
+    for fields in (*ways, {"hidden": 8}):
+        _read(tmp_path, folder, rows, **fields)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "embeddings").iterdir()} == before
 
 
 def test_other_weights_have_another_digest_and_other_embeddings(

@@ -71,6 +71,14 @@ def test_a_file_of_any_other_kind_is_refused(folder: Path, name: str) -> None:
     ("config", "found"),
     [
         (CONFIG | {"auto_map": {"AutoModel": "code.Model"}}, "auto_map in config.json"),
+        (
+            CONFIG | {"transformers_weights": "sub/a.safetensors"},
+            "transformers_weights in config.json",
+        ),
+        (
+            CONFIG | {"configuration_files": ["../config.4.json"]},
+            "configuration_files in config.json",
+        ),
         (CONFIG | {"is_encoder_decoder": True}, "an encoder with a decoder"),
         ([], "list"),
     ],
@@ -80,6 +88,52 @@ def test_a_configuration_that_asks_for_more_is_refused(
 ) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert _faults(folder).found == found
+
+
+def _write_index(folder: Path, *names: Any) -> None:
+    weight_map = {f"layer.{place}": name for place, name in enumerate(names)}
+    index = {"metadata": {"total_size": 8}, "weight_map": weight_map}
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps(index), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x.safetensors", "sub/x.safetensors", "../x.bin", ".x.safetensors", "config.json", 7],
+)
+def test_an_index_of_files_that_the_digest_does_not_cover_is_refused(
+    folder: Path, name: str | int
+) -> None:
+    (folder / "sub").mkdir()
+    for place in (folder / "sub", folder.parent):
+        save_file({"a": np.zeros(2, dtype=np.float32)}, place / "x.safetensors")
+    (folder / ".x.safetensors").write_bytes(b"")
+    _write_index(folder, "model.safetensors", name)
+    fault = _faults(folder)
+    assert fault.expected == "weights of this folder alone"
+    assert fault.found == "others named by model.safetensors.index.json"
+
+
+def test_an_index_of_the_folders_own_weights_is_read(folder: Path) -> None:
+    whole = read_folder(folder)[0]
+    names = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    (folder / "model.safetensors").rename(folder / names[0])
+    save_file({"b": np.zeros(2, dtype=np.float32)}, folder / names[1])
+    _write_index(folder, *names)
+    assert read_folder(folder)[0] != whole
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff", b"[" * 100_000, b"[]", b"{}", b'{"weight_map": [[]]}']
+)
+def test_a_damaged_index_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors.index.json").write_bytes(content)
+    assert _faults(folder).expected == "an index of weights"
+
+
+def test_an_adapter_to_other_weights_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    assert _faults(folder).found == "an adapter to others"
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000])
@@ -170,14 +224,24 @@ def test_the_file_is_for_its_owner_and_forgets_who_is_gone(tmp_path: Path) -> No
     assert calls == [2, 1]
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 64, None])
-def test_a_file_that_is_damaged_counts_as_none(tmp_path: Path, content: bytes | None) -> None:
+def test_where_no_patient_has_a_text_left_the_file_is_gone(tmp_path: Path) -> None:
+    path, calls = tmp_path / "embeddings" / "notes.safetensors", []
+    _store(path, [[1], [2]], calls)
+    windows: list[Any] = []
+    found = embeddings_of(windows, path, width=2, embed=lambda _: pytest.fail("nothing to embed"))
+    assert found.shape == (0, 2)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 64, (1, 3), (), (0, 16)])
+def test_a_file_that_is_damaged_counts_as_none(
+    tmp_path: Path, content: bytes | tuple[int, ...]
+) -> None:
     path, calls = tmp_path / "embeddings" / "notes.safetensors", []
     _store(path, [[1]], calls)
-    if content is None:
-        save_file(
-            {"keys": np.zeros((1, 3), np.uint8), "embeddings": np.zeros((1, 2), np.float32)}, path
-        )
+    if isinstance(content, tuple):
+        keys, embeddings = np.zeros(content, np.uint8), np.zeros((1, 2), np.float32)
+        save_file({"keys": keys, "embeddings": embeddings}, path)
     else:
         path.write_bytes(content)
     assert _store(path, [[1]], calls) == [[1, 1]]

@@ -204,6 +204,23 @@ def test_only_patients_of_a_known_outcome_make_a_group() -> None:
     assert group_sums(predictions, outcomes, members, study, SMALLEST).keys() == {"sex:0", "sex:1"}
 
 
+@pytest.mark.threat("S0-2")
+def test_groups_of_two_outcomes_do_not_tell_of_the_few_of_whom_one_is_not_known() -> None:
+    predictions, outcomes = predictions_of(STUDY, 60), outcomes_of(STUDY, 60)
+    for num_unknown, is_told in ((0, True), (1, False), (9, False), (10, True)):
+        outcomes["stay"]["known_B"] = np.arange(60) < 60 - num_unknown
+        told = []
+        for code in (1, 2):
+            sexes = [1 + i % 2 for i in range(60 - num_unknown)] + [code] * num_unknown
+            members = members_of(patients_with(sexes, [50.0] * 60), STUDY)
+            found = group_sums(predictions, outcomes, members, STUDY, SMALLEST)
+            told.append({key: set(of_outcome) for key, of_outcome in found.items()})
+        # Whether they are women does not decide what is told.
+        assert told[0] == told[1]
+        assert {"event"} <= told[0]["sex:0"] == told[0]["sex:1"]
+        assert ("stay" in told[0]["sex:0"]) is is_told
+
+
 # Which may be told.
 
 

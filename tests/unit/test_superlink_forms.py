@@ -1,6 +1,6 @@
 """In which form messages are sent: by what a node has shown that it understands."""
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from common.one_piece import is_small
 from common.parcels import packed
@@ -51,6 +51,12 @@ def test_a_large_message_is_never_sent_in_one_piece() -> None:
     assert not is_small(large.content)
     assert not forms.is_whole(large)
     assert forms.is_whole(message("2b"))
+
+
+def test_records_with_very_long_names_are_not_small_though_their_values_are() -> None:
+    records = RecordDict({"metrics": MetricRecord({"n" * 2**21: [1.0]})})
+    assert len(packed(records)) == 1
+    assert not is_small(packed(records))
 
 
 def test_records_that_are_no_parcel_are_not_small() -> None:

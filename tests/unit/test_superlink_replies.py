@@ -16,6 +16,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
 )
 
+from common.parcels import packed
 from server.superlink.replies import Replies
 from tests.unit.builders import instruction
 
@@ -71,7 +72,7 @@ class Runtime:
 @pytest.fixture
 def reply() -> Message:
     asked = instruction(5, message_id="asked")
-    message = Message(RecordDict({"a": ConfigRecord({"n": 1})}), reply_to=asked)
+    message = Message(packed(RecordDict({"a": ConfigRecord({"n": 1})})), reply_to=asked)
     message.metadata.__dict__["_message_id"] = message.object_id
     return message
 

@@ -20,7 +20,7 @@ from common.arrays import Arrays
 from common.errors import MessageError
 from common.receipts import Countersigned, Receipt
 from common.wire import Reply, Task, TaskKind
-from common.wire_limits import MOST_MANIFEST_CHARS, MOST_VALUES, check_bytes
+from common.wire_limits import MOST_MANIFEST_CHARS, MOST_RECORDS, MOST_VALUES, check_bytes
 from tests.unit.builders import HASH, arrays, replies, tasks
 
 ARRAYS = Arrays.pack({"a": np.arange(6.0).reshape(2, 3), "b": np.ones(())})
@@ -258,6 +258,21 @@ def test_a_message_of_too_many_values_is_refused_before_python_holds_them(record
     data = wire.records_to_bytes(RecordDict(records))
     with pytest.raises(MessageError, match=f"at most {MOST_VALUES} values"):
         wire.records_from_bytes(data)
+
+
+@pytest.mark.threat("N-3", "S1-4")
+def test_a_message_of_too_many_records_is_refused_before_python_makes_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wire, "recorddict_from_proto", lambda _: pytest.fail("it was made"))
+    data = wire.records_to_bytes(RecordDict({str(n): ConfigRecord() for n in range(17)}))
+    with pytest.raises(MessageError, match=f"at most {MOST_RECORDS} records"):
+        wire.records_from_bytes(data)
+
+
+def test_a_message_may_have_more_records_than_any_has() -> None:
+    records = RecordDict({str(n): ConfigRecord() for n in range(MOST_RECORDS)})
+    assert len(wire.records_from_bytes(wire.records_to_bytes(records))) == MOST_RECORDS == 16
 
 
 def test_a_message_has_as_many_bytes_as_it_may_have_and_not_one_more() -> None:
