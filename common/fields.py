@@ -82,7 +82,8 @@ LARGEST = 1e12
 SMALLEST = 1e-30
 
 # Names that torch's containers of modules use themselves, so that no part of a model can have them.
-# A test compares them with torch, which this module must not import.
+# A test compares them with torch, which this module must not import. transformers gives modules one
+# more, once it is loaded: smart_apply.
 _TORCH_NAMES = """
     add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double
     dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
@@ -92,8 +93,8 @@ _TORCH_NAMES = """
     register_full_backward_pre_hook register_load_state_dict_post_hook
     register_load_state_dict_pre_hook register_module register_parameter
     register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
-    set_submodule share_memory state_dict to to_empty train training type update values xpu
-    zero_grad
+    set_submodule share_memory smart_apply state_dict to to_empty train training type update
+    values xpu zero_grad
 """
 TORCH_NAMES = frozenset(_TORCH_NAMES.split())
 
