@@ -64,6 +64,20 @@ class Command:
     def send(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
+    def interrupt(self, number: int) -> None:
+        """Sends a signal until the command ends: again, as a person does, if the run goes on."""
+        self.send(number)
+        num_told = len(events(self.run, "aggregated"))
+        until(
+            lambda: (
+                self.process.poll() is not None
+                or len(events(self.run, "aggregated")) > num_told + 3
+            ),
+            timeout_s=WAIT_S,
+        )
+        if self.process.poll() is None:
+            self.send(number)
+
     def reaches(self, condition: Callable[[], object]) -> None:
         """Returns once `condition` holds; fails where the command ends before that."""
         until(lambda: condition() or self.process.poll() is not None)
