@@ -13,30 +13,15 @@ from common.metrics.attributions import (
     means_of,
     score_name,
 )
-from common.metrics.evaluation import from_flat
 from common.metrics.statistics import EvaluationSums
 from common.study import Study
+from server.report.told import told_by_site
 
 # So much of the size goes one way where a score is said to rise or fall with a value.
 _CLEAR = 0.6
 
 # By site, then by outcome.
 AttributionSums = dict[str, dict[str, EvaluationSums]]
-
-
-def attribution_sums_of(
-    metrics_by_site: Mapping[str, Mapping[str, Sequence[float]]], study: Study
-) -> AttributionSums:
-    """The sums that sites sent in one round; malformed ones count as not sent."""
-    found: AttributionSums = {}
-    for site, metrics in sorted(metrics_by_site.items()):
-        if not any(map(is_attribution, metrics)):
-            continue
-        try:
-            found[site] = attributions_from_flat(study, metrics, from_flat(study, metrics))
-        except ValueError:
-            continue
-    return found
 
 
 def attributions_of(
@@ -50,7 +35,9 @@ def attributions_of(
     if not study.evaluation.attributions:
         return None
     for number in sorted(rounds, reverse=True):
-        by_site = attribution_sums_of(rounds[number], study)
+        by_site = told_by_site(
+            rounds[number], study, is_told=is_attribution, read=attributions_from_flat
+        )
         if any(by_site.values()):
             return {"round": number, "outcomes": _outcomes(by_site, study)}
     return {"round": None, "outcomes": {}}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.metrics.evaluation import from_flat
 from common.metrics.statistics import EvaluationSums
 from common.metrics.subgroups import (
     group_statistics_of,
@@ -12,6 +11,7 @@ from common.metrics.subgroups import (
     splits_of,
 )
 from common.study import Study
+from server.report.told import told_by_site
 
 # By the key of a group, then by site and outcome.
 GroupSums = dict[str, dict[str, dict[str, EvaluationSums]]]
@@ -21,14 +21,9 @@ def group_sums_of(
     metrics_by_site: Mapping[str, Mapping[str, Sequence[float]]], study: Study
 ) -> GroupSums:
     """The sums of groups that sites sent in one round; malformed ones count as not sent."""
+    by_site = told_by_site(metrics_by_site, study, is_told=is_of_group, read=groups_from_flat)
     found: GroupSums = {}
-    for site, metrics in sorted(metrics_by_site.items()):
-        if not any(map(is_of_group, metrics)):
-            continue
-        try:
-            groups = groups_from_flat(study, metrics, from_flat(study, metrics))
-        except ValueError:
-            continue
+    for site, groups in by_site.items():
         for key, sums in groups.items():
             found.setdefault(key, {})[site] = sums
     return found

@@ -8,7 +8,7 @@ from common.page.document import Block, Chart, Charts, Heading, Paragraph, Secti
 from common.page.words import listed, size_text
 from server.report.attributions import by_size, direction_text, name_of
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private, last_evaluated
+from server.report.html.untold import why_untold
 
 _MOST_BARS = 12
 _LONGEST_NAME = 17
@@ -42,16 +42,11 @@ def attributions(results: dict[str, Any], facts: Facts) -> Section:
         - Nothing of a column that no hospital told of is shown.
         - A run under privacy says that nothing was released.
     """
-    blocks: list[Block] = []
-    found = results["attributions"]
-    if found is not None and is_private(results):
-        blocks = [Paragraph(text=_PRIVATE, look="note")]
-    elif found is not None and last_evaluated(results) is not None:
-        blocks = [Paragraph(text=_NONE, look="note")]
-        if found["outcomes"]:
-            blocks = [Paragraph(text=_WHAT)]
-            for name, told in found["outcomes"].items():
-                blocks += _of_outcome(name, told)
+    blocks = why_untold(results, "attributions", "outcomes", private=_PRIVATE, none=_NONE)
+    if blocks is None:
+        blocks = [Paragraph(text=_WHAT)]
+        for name, outcome in results["attributions"]["outcomes"].items():
+            blocks += _of_outcome(name, outcome)
     return Section(key="attributions", title="What predictions rest on", blocks=blocks)
 
 

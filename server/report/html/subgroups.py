@@ -10,7 +10,8 @@ from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.page.charts import Dot, dot_chart
 from common.page.document import Block, Charts, Heading, Paragraph, Section, Table
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private, last_evaluated, spread_of
+from server.report.html.spread import last_evaluated, spread_of
+from server.report.html.untold import why_untold
 from server.report.markdown import columns_of, number_of, title_of
 
 _MOST_DOTS = 40
@@ -42,16 +43,11 @@ def subgroups(results: dict[str, Any], facts: Facts) -> Section:
         - Nothing of a group that no hospital told of is shown.
         - A run under privacy says that nothing was released.
     """
-    blocks: list[Block] = []
-    found = results["subgroups"]
-    if found is not None and is_private(results):
-        blocks = [Paragraph(text=_PRIVATE, look="note")]
-    elif found is not None and last_evaluated(results) is not None:
-        blocks = [Paragraph(text=_NONE, look="note")]
-        if found["groups"]:
-            blocks = [Paragraph(text=_WHAT)]
-            for outcome in results["outcomes"]:
-                blocks += _of_outcome(outcome, results, facts)
+    blocks = why_untold(results, "subgroups", "groups", private=_PRIVATE, none=_NONE)
+    if blocks is None:
+        blocks = [Paragraph(text=_WHAT)]
+        for outcome in results["outcomes"]:
+            blocks += _of_outcome(outcome, results, facts)
     return Section(key="groups", title="Groups of patients", blocks=blocks)
 
 
