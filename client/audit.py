@@ -89,7 +89,7 @@ def audit_line(task: "Task", reply: "Reply", kept_back: list[str]) -> dict[str, 
         "statistics": sorted(reply.metrics),
         "num_elements": 0 if arrays is None else arrays.flat.size,
         "size_bytes": _size_bytes(reply),
-        "norm": None if arrays is None else round(arrays.norm(), 6),
+        "norm": None if arrays is None else round(arrays.norm, 6),
         "sha256": None if arrays is None else arrays.digest(),
         "receipt": None if reply.receipt is None else asdict(reply.receipt),
     }

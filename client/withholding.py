@@ -213,7 +213,7 @@ def bound_norm(reply: Reply, policy: Policy) -> Reply:
     """
     if reply.kind is not TaskKind.TRAIN or reply.arrays is None:
         return reply
-    norm = reply.arrays.norm()
+    norm = reply.arrays.norm
     if norm <= policy.max_update_norm:
         return reply
     logger.warning("an update was scaled down to the norm that policy.max_update_norm allows")

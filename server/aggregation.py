@@ -94,7 +94,7 @@ def long_updates(updates: Sequence[SiteUpdate]) -> dict[str, float]:
 
     Threat: C-1, C-4.
     """
-    norms = {u.site: u.update.norm() for u in updates}
+    norms = {u.site: u.update.norm for u in updates}
     median = float(np.median(list(norms.values()))) if len(norms) >= 3 else 0.0
     if median == 0.0:
         return {}

@@ -171,7 +171,7 @@ def _fault_of_norm(reply: Reply, expected: Expected) -> str:
     if reply.kind is not wire.TaskKind.TRAIN or reply.arrays is None:
         return ""
     most = expected.study.strategy.max_update_norm
-    return "an update of absurd norm" if reply.arrays.norm() > most else ""
+    return "an update of absurd norm" if reply.arrays.norm > most else ""
 
 
 def _fault_of_counts(reply: Reply, expected: Expected) -> str:

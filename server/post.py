@@ -60,6 +60,7 @@ class Post:
         self._receipts = receipts
         self._correspondence = correspondence
         self._run_id = run_id
+        self._study_hash = study.hash
         self._journal = journal
         self._round = 0
         self._num_accepted = 0
@@ -165,7 +166,7 @@ class Post:
             run_id=self._run_id,
             round=self._round,
             nonce=secrets.token_hex(8),
-            study_hash=self._study.hash,
+            study_hash=self._study_hash,
             code=code_fingerprint(),
             site=self._correspondence.site_of(node_id) or "",
             arrays=arrays,

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.arrays import Arrays, Manifest, size_of, slices_of
+from common.arrays import Arrays, Manifest, l2_norm, size_of, slices_of
 from common.errors import RunError
 from common.models.patient_model import block_owner
 from common.privacy.accounting import epsilon_of
@@ -259,7 +259,7 @@ class SiteMechanism:
         sum_P = clipped_sum([part_P for _, part_P in finite], clip, len(self._divisor_P))
         return PrivateRound(
             combined=self._noised_mean(sum_P),
-            clipped=tuple(site for site, part_P in finite if np.linalg.norm(part_P) > clip),
+            clipped=tuple(site for site, part_P in finite if l2_norm(part_P) > clip),
             dropped=tuple(sorted({*names} - {site for site, _ in finite})),
         )
 
@@ -293,6 +293,6 @@ def clipped_sum(parts: Sequence[Floats], max_norm: float, num_parameters: int) -
     sum_P = np.zeros(num_parameters)
     bound = max_norm * (1 - _MARGIN)
     for part_P in parts:
-        norm = float(np.linalg.norm(part_P))
+        norm = l2_norm(part_P)
         sum_P += part_P if norm <= bound else part_P * (bound / norm)
     return sum_P

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common import wire
-from common.arrays import Arrays, Manifest, size_of
+from common.arrays import Arrays, Manifest, l2_norm, size_of
 from common.errors import CohortError, RunError
 from common.models.patient_model import block_owner
 from common.normalisation import add_moments, normalisation_of
@@ -188,7 +188,7 @@ class BlockwiseStrategy(Strategy):
             round=server_round,
             sites=sorted(update.site for update in updates),
             long_updates=long_updates(updates),
-            update_norm=round(float(np.linalg.norm(move_P)), 9),
+            update_norm=round(l2_norm(move_P), 9),
             seconds=round(self._seconds() - started, 6),
         )
         return self._record_of(model), None

@@ -205,7 +205,7 @@ class CoordinatorTarget:
         if reply.arrays is not None:
             assert reply.arrays.flat.dtype.name == "float32"
             assert reply.arrays.is_finite()
-            assert reply.arrays.norm() <= plan.max_update_norm
+            assert reply.arrays.norm <= plan.max_update_norm
         assert all(0 <= n <= plan.max_patients_per_site for n in reply.counts.values())
         sizes = declared_sizes(self._study)
         assert all(sizes[name] == len(values) for name, values in reply.metrics.items())

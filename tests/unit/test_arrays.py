@@ -1,10 +1,13 @@
 """Named arrays as one flat vector."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from common.arrays import Arrays, Block, Manifest, size_of, slices_of
+from common.arrays import Arrays, Block, Manifest, l2_norm, size_of, slices_of
 from tests.unit.builders import arrays, manifests
 
 
@@ -52,6 +55,17 @@ def test_packing_leaves_the_callers_array_writable() -> None:
 @pytest.mark.parametrize(("value", "is_finite"), [(1.0, True), (np.nan, False), (np.inf, False)])
 def test_one_element_makes_the_whole_not_finite(value: float, is_finite: bool) -> None:
     assert Arrays.pack({"a": np.zeros(3), "b": np.array([0.0, value])}).is_finite() is is_finite
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
+def test_the_norm_is_the_root_of_the_sum_of_squares(values: list[float]) -> None:
+    exact = math.sqrt(math.fsum(x**2 for x in values))
+    assert Arrays.pack({"a": np.array(values)}).norm == pytest.approx(exact, rel=1e-12)
+
+
+def test_the_squares_of_float32_do_not_overflow() -> None:
+    largest = np.full(4, np.finfo(np.float32).max)
+    assert l2_norm(largest) == pytest.approx(2 * float(largest[0]))
 
 
 def test_nothing_is_finite() -> None:

@@ -311,12 +311,12 @@ def test_the_norm_of_an_update_is_at_most_the_bound_and_its_direction_stays(
     update = Arrays(manifest=UPDATE, flat=np.asarray(flat, dtype=np.float32))
     left = release(reply(arrays=update), policy, declared).arrays
     assert left is not None
-    assert left.norm() <= bound
-    if update.norm() <= bound:
+    assert left.norm <= bound
+    if update.norm <= bound:
         assert left.flat.tobytes() == update.flat.tobytes()
     else:
-        assert left.norm() >= bound * (1 - 1e-5)
-        scale = bound / update.norm()
+        assert left.norm >= bound * (1 - 1e-5)
+        scale = bound / update.norm
         assert np.allclose(left.flat, update.flat.astype(np.float64) * scale, rtol=1e-4)
 
 
