@@ -112,27 +112,18 @@ def privacy_of(study: Study) -> str:
     """The study's promise to patients, in one paragraph."""
     privacy = study.privacy
     if isinstance(privacy, PatientPrivacy):
-        asked = (
-            f"at most epsilon {privacy.epsilon:g}"
-            if privacy.epsilon is not None
-            else f"noise multiplier {privacy.noise_multiplier:g}"
-        )
+        bound = "at most " if privacy.epsilon is not None else ""
         return (
             f"Mode patient: each patient is protected, from the coordinator and everyone else. "
-            f"The study asks for {asked} at delta {privacy.delta:g} for a whole run, for adding "
-            "or removing one patient; the policy of this hospital can only make it stricter. What "
-            "was spent on these data is never given back."
+            f"The study asks for {bound}{_asked(privacy)} at delta {privacy.delta:g} for a whole "
+            "run, for adding or removing one patient; the policy of this hospital can only make it "
+            "stricter. What was spent on these data is never given back."
         )
     if isinstance(privacy, SitePrivacy):
-        asked = (
-            f"epsilon {privacy.epsilon:g}"
-            if privacy.epsilon is not None
-            else f"noise multiplier {privacy.noise_multiplier:g}"
-        )
         return (
             f"Mode site: NO PATIENT IS PROTECTED. The coordinator sees exact updates and "
-            f"statistics; noise of its own ({asked}, delta {privacy.delta:g}, for adding or "
-            "removing one site) hides in the final model whether this hospital took part. No "
+            f"statistics; noise of its own ({_asked(privacy)}, delta {privacy.delta:g}, for adding "
+            "or removing one site) hides in the final model whether this hospital took part. No "
             "bound on what is told of a patient holds after a run."
         )
     return (
@@ -140,6 +131,12 @@ def privacy_of(study: Study) -> str:
         "groups are withheld), epsilon is infinite, and no bound on what is told of a patient "
         "holds after a run."
     )
+
+
+def _asked(privacy: PatientPrivacy | SitePrivacy) -> str:
+    if privacy.epsilon is None:
+        return f"noise multiplier {privacy.noise_multiplier:g}"
+    return f"epsilon {privacy.epsilon:g}"
 
 
 def plan_here(study: Study, config: SiteConfig) -> dict[str, str]:

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from client.config import SiteConfig
 from client.findings import Finding, error, raise_errors, warning
+from client.held_out import fold_of, split
 from client.outcomes import read_outcomes, without_rare
 from client.sources.identifiers import column_findings
 from client.sources.readers import read_granularity
 from client.sources.tables import read_table
 from common.outcomes import ClassOutcome
-from common.plan import Evaluation
 from common.study import Study
 
 ArraysByName = Mapping[str, NDArray[Any]]
@@ -140,7 +140,7 @@ def cohort_of(
     )
     outcomes, found = read_outcomes(table, study.outcomes, file=file)
     findings += found if needs_outcomes else []
-    is_test_B, found = _split(table, ids, study.evaluation, file, needs_all=needs_outcomes)
+    is_test_B, found = split(table, ids, study.evaluation, file, needs_all=needs_outcomes)
     findings += found
     arrays: dict[str, ArraysByName] = {}
     for name, granularity in study.granularities.items():
@@ -162,19 +162,33 @@ def cohort_of(
     fold = study.evaluation.validation_fold
     is_fold_B = np.zeros(len(ids), dtype=np.bool_)
     if fold is not None:
-        is_fold_B = _fold_of(ids, study.evaluation) == fold
+        is_fold_B = fold_of(ids, study.evaluation) == fold
     if not needs_outcomes:
         return replace(cohort, is_test_B=is_test_B | is_fold_B), findings
-    is_train_B = ~is_test_B & ~is_fold_B
+    cohort, found = _with_outcomes(cohort, is_fold_B, config, study)
+    return cohort, findings + found
+
+
+def _with_outcomes(
+    cohort: Cohort, is_fold_B: NDArray[np.bool_], config: SiteConfig, study: Study
+) -> tuple[Cohort, list[Finding]]:
+    """The patients of whom some outcome is known; with a fold to validate on, it is held out alone.
+
+    Args:
+        is_fold_B: who is in that fold.
+    """
+    findings: list[Finding] = []
     if study.privacy.mode != "patient":
         # Not under privacy, where it would make every row depend on who else is there.
-        rarest = config.policy.smallest_group
-        outcomes, found = without_rare(outcomes, is_train_B, rarest, file=file)
-        cohort, findings = replace(cohort, outcomes=outcomes), findings + found
-    is_known_B = np.any([a["known_B"] for a in outcomes.values()], axis=0)
-    if fold is not None:
-        return replace(cohort, is_test_B=is_fold_B).select(~is_test_B & is_known_B), findings
-    return cohort.select(is_known_B), findings
+        is_train_B = ~cohort.is_test_B & ~is_fold_B
+        rarest, file = config.policy.smallest_group, config.patients.name
+        outcomes, findings = without_rare(cohort.outcomes, is_train_B, rarest, file=file)
+        cohort = replace(cohort, outcomes=outcomes)
+    is_known_B = np.any([a["known_B"] for a in cohort.outcomes.values()], axis=0)
+    if study.evaluation.validation_fold is None:
+        return cohort.select(is_known_B), findings
+    validated = replace(cohort, is_test_B=is_fold_B)
+    return validated.select(~cohort.is_test_B & is_known_B), findings
 
 
 def _agreed_columns(study: Study) -> set[str]:
@@ -229,40 +243,6 @@ def _different(ids: "pd.Series[str]") -> pd.Index:
     # A number is no patient's id: those are text.
     both = enumerate(zip(ids, is_usable_B, strict=True))
     return pd.Index([i if is_usable else row for row, (i, is_usable) in both], dtype="object")
-
-
-def _split(
-    table: pd.DataFrame, ids: "pd.Series[str]", plan: Evaluation, file: str, *, needs_all: bool
-) -> tuple[NDArray[np.bool_], list[Finding]]:
-    """Who is held out: by the split column where there is one, else by a hash of the id.
-
-    Args:
-        needs_all: an empty cell is an error; otherwise such a patient is held out.
-    """
-    if plan.split_column not in table.columns:
-        place_B = _places(ids, plan.split_seed, "test")
-        return place_B < plan.test_fraction, []
-    column = table[plan.split_column]
-    where = f"{file}, column {plan.split_column}"
-    is_empty_B = column.isna()
-    num_other = int((~column.isin(["train", "test"]) & (needs_all | ~is_empty_B)).sum())
-    findings = []
-    if num_other:
-        found = f"{num_other} other values"
-        findings.append(error(where, "train or test for every patient", found, "Fix the column."))
-    return (column.eq("test").fillna(False) | is_empty_B).to_numpy(dtype=np.bool_), findings
-
-
-def _fold_of(ids: "pd.Series[str]", plan: Evaluation) -> NDArray[np.int64]:
-    """The fold of each patient, 0…folds-1, for inner validation."""
-    return (_places(ids, plan.split_seed, "fold") * plan.folds).astype(np.int64)
-
-
-def _places(ids: "pd.Series[str]", seed: int, purpose: str) -> NDArray[np.float64]:
-    """A number in [0, 1) for each patient that depends on nothing but the id, seed and purpose."""
-    key = seed.to_bytes(8, "big") + purpose.encode()
-    digests = (hashlib.blake2b(i.encode(), key=key, digest_size=6).digest() for i in ids)
-    return np.array([int.from_bytes(digest, "big") / 2**48 for digest in digests])
 
 
 def cohort_findings(cohort: Cohort, config: SiteConfig, study: Study) -> list[Finding]:

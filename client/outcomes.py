@@ -14,7 +14,7 @@ from client.findings import Finding, error, warning
 from client.sources.numbers import categories_of, floats_of
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome, SurvivalOutcome
 
-LabelArrays = dict[str, NDArray[Any]]
+LabelArrays = Mapping[str, NDArray[Any]]
 
 # As `max_unusable_fraction` of granularities: beyond it, the unit is wrong rather than the values.
 _MAX_OUTSIDE = 0.05

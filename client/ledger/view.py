@@ -14,7 +14,7 @@ from typing import Any
 
 from client.ledger.approvals import Accountant
 from client.ledger.books import Books, Reservation
-from client.ledger.entries import Entry, Request, ledger_path
+from client.ledger.entries import Chain, Entry, Request, ledger_path
 from client.ledger.verification import chain_of, read_countersigned, readable_books, verify
 from common.errors import SiteConfigError
 from common.json_values import finite
@@ -142,14 +142,7 @@ def view_ledger(
     Raises:
         SiteConfigError: there is no ledger that has a first entry, or it knows no such run.
     """
-    chain = chain_of(state_dir, dataset_id)
-    if not chain.entries:
-        path = ledger_path(state_dir, dataset_id)
-        found = f"one without a sound entry ({chain.faults[0]})" if chain.faults else "none"
-        raise SiteConfigError(
-            f"Expected a ledger at {path}, found {found}. A site writes it when it first opens; "
-            "a private run of `wardround simulate` has one for each site, shown by --run RUN."
-        )
+    chain = _begun_chain(state_dir, dataset_id)
     books, _ = readable_books(chain)
     runs = _runs(books, run_id, delta=delta, accountant=accountant)
     if run_id is not None and not runs:
@@ -187,6 +180,19 @@ def view_ledger(
         is_outside_head=last_countersigned is not None,
         second_opinion=None if second is None else second(history, delta),
     )
+
+
+def _begun_chain(state_dir: Path, dataset_id: str) -> Chain:
+    """The ledger's entries, one at least. Raises `SiteConfigError` where there is none."""
+    chain = chain_of(state_dir, dataset_id)
+    if not chain.entries:
+        path = ledger_path(state_dir, dataset_id)
+        found = f"one without a sound entry ({chain.faults[0]})" if chain.faults else "none"
+        raise SiteConfigError(
+            f"Expected a ledger at {path}, found {found}. A site writes it when it first opens; "
+            "a private run of `wardround simulate` has one for each site, shown by --run RUN."
+        )
+    return chain
 
 
 def epsilon_text(epsilon: float) -> str:
