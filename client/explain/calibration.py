@@ -9,7 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.explain.resampling import (
+from client.explain.subject import Subject
+from client.explain.temperature import at_temperature, fit_temperature
+from common.metrics.classification import CALIBRATION_BINS
+from common.metrics.intervals import proportion
+from common.metrics.resampling import (
     Estimate,
     Floats,
     draws,
@@ -17,10 +21,6 @@ from client.explain.resampling import (
     mean,
     share,
 )
-from client.explain.subject import Subject
-from client.explain.temperature import at_temperature, fit_temperature
-from common.metrics.classification import CALIBRATION_BINS
-from common.metrics.intervals import proportion
 from common.page.charts import Bin
 
 # One point would tell of the average alone, and pass for a curve.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.explain.resampling import Estimate, Floats, draws, estimate, share
 from client.explain.subject import Subject
 from common.metrics.intervals import proportion
+from common.metrics.resampling import Estimate, Floats, draws, estimate, share
 from common.outcomes import ClassOutcome
 
 GRID = tuple(k / 10 for k in range(1, 10))

@@ -12,7 +12,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from client.explain.resampling import (
+from client.explain.subject import Part, Subject
+from common.errors import StudyError
+from common.features import CategoricalFeature, NumericFeature
+from common.granularities import TabularGranularity
+from common.metrics.resampling import (
     Estimate,
     Floats,
     auroc,
@@ -21,10 +25,6 @@ from client.explain.resampling import (
     estimate,
     mean,
 )
-from client.explain.subject import Part, Subject
-from common.errors import StudyError
-from common.features import CategoricalFeature, NumericFeature
-from common.granularities import TabularGranularity
 from common.metrics.survival import risk_of
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.study import Study

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.explain.resampling import Floats
 from client.explain.subject import Subject
+from common.metrics.resampling import Floats
 
 _MOST_PARTS = 5
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.explain.resampling import Estimate, Floats, concordance, draws, estimate
 from client.explain.subject import Subject
+from common.metrics.resampling import Estimate, Floats, concordance, draws, estimate
 from common.metrics.survival import risk_of
 from common.outcomes import SurvivalOutcome
 

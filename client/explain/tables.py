@@ -10,9 +10,9 @@ from client.explain.decisions import MEASURES, Decision
 from client.explain.groups import Group
 from client.explain.regression import Quantities
 from client.explain.reliance import Reliance
-from client.explain.resampling import Estimate
 from client.explain.subject import Subject
 from client.explain.survival import Survival
+from common.metrics.resampling import Estimate
 from common.outcomes import SurvivalOutcome
 
 Row = Sequence[object]

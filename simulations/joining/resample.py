@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.evaluation import Outcomes, Predictions
+from common.metrics.resampling import draws
 from common.metrics.statistics import Floats
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.page.words import several
 from common.seeds import seed_of
 from common.study import Study
-from simulations.results.bootstrap import NUM_RESAMPLES, draws, mean_values
+from simulations.results.bootstrap import NUM_RESAMPLES, SEED, mean_values
 from simulations.results.held_out import HeldOut
 from simulations.results.measure import primary_metric
 
@@ -70,7 +71,7 @@ def drawn_at(site: str, num_patients: int, *, num_resamples: int = NUM_RESAMPLES
         - Hospitals of equal size have them in another order, so that no mean over hospitals takes
           them for one.
     """
-    drawn_RB = draws(num_patients, num_resamples)
+    drawn_RB = draws(num_patients, num_resamples, seed=SEED)
     order_R = 1 + np.random.default_rng(seed_of("joining", site)).permutation(len(drawn_RB) - 1)
     shuffled_RB: Floats = drawn_RB[np.concatenate([[0], order_R])]
     return shuffled_RB

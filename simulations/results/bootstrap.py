@@ -1,18 +1,16 @@
 """Paired bootstrap intervals: how sure a difference between two arms is, given these patients.
 
-AUROC and C-index are both shares of ordered pairs, so that resamples need no sorting anew: each is
-a vector of how often a patient was drawn.
-
-Letters of shapes: B patients, E patients who come first in a pair, R resamples.
+Letters of shapes: B patients, P predicted numbers of a patient, R resamples.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.metrics.resampling import auroc, concordance, draws, estimate
 from common.metrics.statistics import Floats
 from common.metrics.survival import risk_of
 from common.outcomes import AnyOutcome, ClassOutcome, SurvivalOutcome
@@ -23,8 +21,7 @@ from simulations.results.methods import FEDERATED
 from simulations.results.page import BEST_SINGLE, Comparison, Page
 
 NUM_RESAMPLES = 2000
-_SEED = 20240
-_LEVELS = (2.5, 97.5)
+SEED = 20240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +68,7 @@ def compare(
     for comparison in page.comparisons:
         group = groups[comparison.group]
         parts = [held.take(group.chosen(held)) for held in repeats.values()]
-        drawn_RB = draws(len(parts[0]), num_resamples)
+        drawn_RB = draws(len(parts[0]), num_resamples, seed=SEED)
         there = [arm for arm in (FEDERATED, *singles, comparison.other) if _is_there(parts, arm)]
         values = {arm: mean_values(parts, arm, study, drawn_RB) for arm in dict.fromkeys(there)}
         other = comparison.other
@@ -85,17 +82,6 @@ def compare(
             difference = _with_interval(difference, values[FEDERATED] - values[other])
         differences.append(difference)
     return differences
-
-
-def draws(num_patients: int, num_resamples: int) -> Floats:
-    """How often each patient is in each resample; in the first row, everybody once."""
-    random = np.random.default_rng(_SEED)
-    if not num_patients:
-        return np.ones((1, 0))
-    drawn_RB = random.multinomial(
-        num_patients, np.full(num_patients, 1 / num_patients), size=num_resamples
-    )
-    return np.concatenate([np.ones((1, num_patients)), drawn_RB])
 
 
 def mean_values(parts: Sequence[HeldOut], arm: str, study: Study, drawn_RB: Floats) -> Floats:
@@ -131,44 +117,18 @@ def _values(
     if isinstance(plan, ClassOutcome):
         label_B = labels["label_B"][known_B]
         classes = [1] if len(plan.classes) == 2 else range(len(plan.classes))
-        aurocs = []
-        for c in classes:
-            first_E = np.flatnonzero(label_B == c)
-            later_EB = np.broadcast_to(label_B != c, (len(first_E), len(label_B)))
-            aurocs.append(_share(predictions_BP[:, c], first_E, later_EB, drawn_RB))
+        aurocs = [auroc(predictions_BP[:, c], label_B == c, drawn_RB) for c in classes]
         mean_R: Floats = np.mean(aurocs, axis=0)
         return mean_R
     if isinstance(plan, SurvivalOutcome):
         time_B = labels["time_B"][known_B].astype(np.float64)
-        event_B = labels["event_B"][known_B]
-        first_E = np.flatnonzero(event_B)
-        time_E1 = time_B[first_E][:, None]
-        # As in `concordance_index`: of equal times, who was not the event lived longer.
-        later_EB = (time_B > time_E1) | ((time_B == time_E1) & ~event_B)
-        return _share(risk_of(predictions_BP), first_E, later_EB, drawn_RB)
+        return concordance(risk_of(predictions_BP), time_B, labels["event_B"][known_B], drawn_RB)
     raise ValueError("expected a primary outcome of classes or survival")
 
 
-def _share(
-    score_B: Floats, first_E: NDArray[np.int64], later_EB: NDArray[np.bool_], drawn_RB: Floats
-) -> Floats:
-    """The part of drawn pairs whose first has the higher score; ties count half."""
-    score_E1 = score_B[first_E][:, None]
-    right_EB = later_EB * ((score_B < score_E1) + 0.5 * (score_B == score_E1))
-    drawn_RE = drawn_RB[:, first_E]
-    num_right_R = ((drawn_RE @ right_EB) * drawn_RB).sum(axis=1)
-    num_pairs_R = ((drawn_RE @ later_EB.astype(np.float64)) * drawn_RB).sum(axis=1)
-    share_R = np.full(len(drawn_RB), np.nan)
-    np.divide(num_right_R, num_pairs_R, out=share_R, where=num_pairs_R > 0)
-    return share_R
-
-
 def _with_interval(difference: Difference, values_R: Floats) -> Difference:
-    """The first value is of all patients, the others of resamples; undefined ones are left out."""
-    drawn_R = values_R[1:][np.isfinite(values_R[1:])]
-    if not np.isfinite(values_R[0]) or not len(drawn_R):
+    found = estimate(values_R)
+    num_resamples = int(np.isfinite(values_R[1:]).sum())
+    if found.low is None:
         return difference
-    low, high = (float(q) for q in np.percentile(drawn_R, _LEVELS))
-    return replace(
-        difference, value=float(values_R[0]), low=low, high=high, num_resamples=len(drawn_R)
-    )
+    return replace(difference, **asdict(found), num_resamples=num_resamples)

@@ -15,10 +15,10 @@ from client.explain.decisions import (
     youden_threshold,
 )
 from client.explain.regression import Quantities, quantities_of, stretches_of
-from client.explain.resampling import auroc, concordance, draws, estimate, mean
 from client.explain.survival import kaplan_meier, survival_of
 from client.explain.temperature import HIGHEST, LOWEST, at_temperature, fit_temperature
 from common.metrics.classification import ClassStatistics
+from common.metrics.resampling import auroc, concordance, draws, estimate, mean
 from common.metrics.survival import concordance_index
 from tests.unit.builders import MORE_OUTCOMES, MULTICLASS, study_of
 from tests.unit.explain_cases import (

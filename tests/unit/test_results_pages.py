@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
+from common.metrics.resampling import draws
 from common.study import Study
 from common.study_file import load_study
 from simulations.arms import MEAN, POOLED
-from simulations.results.bootstrap import compare, draws, mean_values
+from simulations.results.bootstrap import compare, mean_values
 from simulations.results.held_out import (
     HeldOut,
     load,

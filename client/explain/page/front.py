@@ -8,8 +8,8 @@ from client.attributions import MOST_PATIENTS
 from client.explain.attention import Attention
 from client.explain.groups import measures_of
 from client.explain.page.words import estimate_text
-from client.explain.resampling import NUM_RESAMPLES, Estimate
 from client.explain.subject import Subject
+from common.metrics.resampling import NUM_RESAMPLES, Estimate
 from common.page.document import Block, Figure, Figures, Items, Paragraph, Section
 from common.page.words import listed, several
 

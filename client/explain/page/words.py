@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from client.explain.resampling import Estimate
+from common.metrics.resampling import Estimate
 
 
 def estimate_text(estimate: Estimate) -> str:

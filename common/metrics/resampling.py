@@ -1,5 +1,7 @@
 """Bootstrap intervals over patients, and metrics as functions of how often each was drawn.
 
+What the hospital's explanation of a model and the pages of results say of their own uncertainty.
+
 Letters of shapes: B patients, R resamples (the first: everybody once), S distinct scores.
 """
 
@@ -25,15 +27,21 @@ class Estimate:
     high: float | None = None
 
 
-def draws(num_patients: int, num_resamples: int = NUM_RESAMPLES) -> Floats:
+def draws(
+    num_patients: int, num_resamples: int = NUM_RESAMPLES, *, seed: int | None = None
+) -> Floats:
     """How often each patient is in each resample, shape (R, B); in the first row, everybody once.
 
     Guarantees:
         - Equal arguments give equal draws.
+
+    Args:
+        seed: without one, it follows from the number of patients.
     """
     if num_patients == 0:
         return np.ones((1, 0))
-    random = np.random.default_rng(seed_of(0, "explain", num_patients))
+    own = seed_of(0, "explain", num_patients)
+    random = np.random.default_rng(own if seed is None else seed)
     chance_B = np.full(num_patients, 1 / num_patients)
     drawn_RB = random.multinomial(num_patients, chance_B, size=num_resamples)
     return np.concatenate([np.ones((1, num_patients)), drawn_RB])
