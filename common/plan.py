@@ -148,6 +148,8 @@ class Strategy(Section):
             site would publish that site's own update. 1 allows it.
         server_learning_rate: of the server's optimizer; without it 1 for fedavg and fedprox, and
             .03 for the adaptive ones, whose steps do not shrink with the updates.
+        tail_average: the part of the rounds, at the end, whose models are averaged into the one
+            that is released (`common.tail_average`); 0: the last model as it is.
         max_patients_per_site, max_update_norm: a site that claims more, or sends a longer update,
             is dropped from the round.
     """
@@ -161,6 +163,8 @@ class Strategy(Section):
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.99
     tau: Positive = 1e-3
+    # Where there is none, the study is what it was before the key was thought of, hash included.
+    tail_average: Annotated[Fraction, Field(exclude_if=lambda value: not value)] = 0.0
     min_sites: Annotated[int, Field(strict=True, ge=2)] = 2
     min_sites_per_block: Count = 2
     max_attempts: Count = 3

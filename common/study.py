@@ -111,6 +111,16 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _averaged_models_are_whole(self) -> Self:
+        if self.strategy.tail_average and self.personal.local_blocks:
+            raise ValueError(
+                "expected no personal.local_blocks with strategy.tail_average, found "
+                f"{len(self.personal.local_blocks)}: what stays at home fits the last model, and "
+                "not a mean"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _subgroups_are_of_features(self) -> Self:
         tables = [g for g in self.granularities.values() if isinstance(g, TabularGranularity)]
         features = {name: f for table in tables for name, f in table.features.items()}

@@ -20,6 +20,7 @@ from common.arrays import Arrays
 from common.disk import MARGIN_BYTES, free_bytes
 from common.errors import CheckpointError, RunError
 from common.files import write_atomically
+from common.tail_average import Tail
 from server.optimizer import OptimizerState
 
 _KEEP = 2
@@ -34,6 +35,7 @@ class Checkpoint:
     round: int
     model: Arrays
     optimizer: OptimizerState
+    tail: Tail
 
 
 class CheckpointFolder:
@@ -63,11 +65,13 @@ class CheckpointFolder:
         tensors = {f"model/{k}": v for k, v in checkpoint.model.unpack().items()}
         tensors["optimizer/first"] = checkpoint.optimizer.first_P
         tensors["optimizer/second"] = checkpoint.optimizer.second_P
+        tensors["tail/sum"] = checkpoint.tail.sum_P
         content = save(tensors)
         header: dict[str, Any] = {
             "run_id": checkpoint.run_id,
             "study_hash": checkpoint.study_hash,
             "round": checkpoint.round,
+            "tail_models": checkpoint.tail.num_models,
             "names": [block.name for block in checkpoint.model.manifest],
         }
         header["sha256"] = _digest(header, content)
@@ -134,6 +138,10 @@ def _read(path: Path) -> Checkpoint | None:
             optimizer=OptimizerState(
                 first_P=tensors["optimizer/first"].astype(np.float64),
                 second_P=tensors["optimizer/second"].astype(np.float64),
+            ),
+            tail=Tail(
+                num_models=int(header["tail_models"]),
+                sum_P=tensors["tail/sum"].astype(np.float64),
             ),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

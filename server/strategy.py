@@ -19,6 +19,7 @@ from common.errors import CohortError, RunError
 from common.models.patient_model import block_owner
 from common.normalisation import add_moments, normalisation_of
 from common.study import Study
+from common.tail_average import TailAverage
 from common.wire import TaskKind
 from server.aggregation import SiteUpdate, add_to_parameters, long_updates
 from server.checkpoint import Checkpoint, CheckpointFolder
@@ -44,6 +45,7 @@ class BlockwiseStrategy(Strategy):
         - A site that is late, failed, refusing or dropped is absent, and is in the journal.
         - The result does not depend on the order in which replies arrive.
         - After each aggregation there is a checkpoint before the next round is asked for.
+        - What is evaluated last, and released, is the study's average of models, or the last one.
 
     Args:
         manifest: the trainable parameters of the study's model.
@@ -89,11 +91,11 @@ class BlockwiseStrategy(Strategy):
         )
         self._newcomers = Newcomers(study=study, post=self._post, journal=journal)
         self._held: tuple[ArrayRecord, Arrays] | None = None
-        self._optimizer = (
-            OptimizerState.start(self._plan, size_of(manifest))
-            if resumed is None
-            else resumed.optimizer
-        )
+        self._average = TailAverage.of(study, manifest)
+        self._optimizer = OptimizerState.start(self._plan, size_of(manifest))
+        self._tail = self._average.start()
+        if resumed is not None:
+            self._optimizer, self._tail = resumed.optimizer, resumed.tail
 
     def start(
         self,
@@ -137,10 +139,13 @@ class BlockwiseStrategy(Strategy):
                 continue
             self._ask_oracle(evaluate_fn, done, arrays)
             num_failed, arrays, done = 0, next_arrays, done + 1
-            self._save(done, self._arrays_of(arrays))
+            model = self._arrays_of(arrays)
+            self._tail = self._average.add(self._tail, model, round_number=done)
+            self._save(done, model)
             self._journal.write(
                 "round_finished", round=done, seconds=round(self._seconds() - started, 6)
             )
+        arrays = self._record_of(self._average.released(self._tail, self._arrays_of(arrays)))
         last = list(self.configure_evaluate(done, arrays, nothing, grid))
         self.aggregate_evaluate(done, self._ask(grid, last, timeout))
         self._ask_oracle(evaluate_fn, done, arrays)
@@ -279,6 +284,7 @@ class BlockwiseStrategy(Strategy):
                 round=round_number,
                 model=model,
                 optimizer=self._optimizer,
+                tail=self._tail,
             )
         )
         seconds = round(self._seconds() - started, 6)

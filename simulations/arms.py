@@ -25,7 +25,7 @@ from common.arrays import Arrays
 from common.errors import DataError, StudyError
 from common.metrics.evaluation import PERSONAL, statistics_of
 from common.metrics.statistics import Floats, Labels, Metrics, Statistics
-from common.models.patient_model import PatientModel, load_state, state_of
+from common.models.patient_model import PatientModel, load_state, state_of, trainable_manifest
 from common.normalisation import normalisation_of
 from common.privacy.mechanisms import NoiseSource
 from common.privacy.plan import plan_of
@@ -34,6 +34,7 @@ from common.run_folder import site_folders
 from common.seeds import seed_of
 from common.study import Study
 from common.study_file import override
+from common.tail_average import TailAverage
 from simulations.logistic import logistic_predictions
 from simulations.oracle import Evaluated, Oracle, mean_of_sites, pooled
 from simulations.over_seeds import over_seeds
@@ -173,9 +174,11 @@ def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientMode
         named |= normalisation_of(study, moments_of(patients, study))
         load_state(model, Arrays.pack(named))
     on_device = to_device(patients, torch.device("cpu"))
-    for round_number in range(study.training.rounds):
+
+    def train_round(round_number: int) -> None:
         train(model, on_device, study, seed=seed_of(study.training.seed, site, round_number))
-    return model
+
+    return _after_rounds(model, study, train_round)
 
 
 def train_privately_alone(study: Study, patients: Cohort, *, site: str) -> PatientModel:
@@ -187,10 +190,25 @@ def train_privately_alone(study: Study, patients: Cohort, *, site: str) -> Patie
     model = PatientModel(study)
     plan = plan_of(study, cohort_size=max(len(patients), 1))
     on_device = to_device(patients, torch.device("cpu"))
-    for round_number in range(study.training.rounds):
+
+    def train_round(round_number: int) -> None:
         seed = seed_of(study.training.seed, site, round_number)
         source = NoiseSource.seeded(seed_of(seed, "noise"))
         train_privately(model, on_device, study, plan, source=source, seed=seed)
+
+    return _after_rounds(model, study, train_round)
+
+
+def _after_rounds(
+    model: PatientModel, study: Study, train_round: Callable[[int], None]
+) -> PatientModel:
+    """The model after all rounds, or the mean of the last ones, as the study would release it."""
+    average = TailAverage.of(study, trainable_manifest(model))
+    tail = average.start()
+    for round_number in range(study.training.rounds):
+        train_round(round_number)
+        tail = average.add(tail, state_of(model), round_number=round_number + 1)
+    load_state(model, average.released(tail, state_of(model)))
     return model
 
 

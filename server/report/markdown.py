@@ -30,10 +30,19 @@ def _heading(results: dict[str, Any]) -> str:
     return (
         f"# {results['study']}: run {results['run_id']}\n\n"
         f"{results['status'].capitalize()}; {results['strategy']} over {len(results['sites'])} "
-        f"sites, {results['num_rounds']} rounds, seed {results['seed']}.{went_on}\n\n"
+        f"sites, {results['num_rounds']} rounds, seed {results['seed']}.{went_on}"
+        f"{_averaged(results)}\n\n"
         f"Started {results['started_at']}. Study `{results['study_hash'][:16]}`, Wardround "
         f"{results['release']} (code `{results['code']}`), engine {results['engine']}."
         + "".join(map(_transferred, results["transferred"]))
+    )
+
+
+def _averaged(results: dict[str, Any]) -> str:
+    if not results["averaged_rounds"]:
+        return ""
+    return (
+        f" The last model is the mean of those after the last {results['averaged_rounds']} rounds."
     )
 
 

@@ -10,6 +10,7 @@ from common.models.patient_model import SHARED
 from common.outcomes import ClassOutcome
 from common.privacy.sections import PatientPrivacy, SitePrivacy
 from common.study import Study
+from common.tail_average import averaged_rounds
 from server.journal import Event
 from server.report.attributions import attributions_of
 from server.report.subgroups import subgroups_of
@@ -59,6 +60,7 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "started_at": starts[0]["at"],
         "ended_at": events[-1]["at"],
         "num_rounds": run["num_rounds"],
+        "averaged_rounds": averaged_rounds(study),
         "resumed_at_rounds": [e["round"] for e in by_kind.get("run_resumed", [])],
         "sites": {site: _site(counts, study) for site, counts in enrolled.items()},
         "privacy": _privacy(by_kind, study),

@@ -31,6 +31,7 @@ from common.privacy.plan import PrivacyPlan, plan_of
 from common.privacy.sections import PatientPrivacy, SitePrivacy
 from common.seeds import seed_of
 from common.study import Study
+from common.tail_average import TailAverage
 from server.aggregation import SiteUpdate, add_to_parameters, aggregate, combine_of
 from server.optimizer import OptimizerState, step
 
@@ -60,7 +61,7 @@ def retrained(
     seed: int,
     cohort_sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> PatientModel:
-    """The shared model after all rounds of the study on these training patients.
+    """The shared model that the study would release, trained on these patients.
 
     It starts from the weights that the study's own seed draws, which are public. A hospital without
     a patient takes no part; blocks that stay at home are carried on, and left as they began in what
@@ -87,6 +88,8 @@ def retrained(
     manifest = trainable_manifest(model)
     optimizer = OptimizerState.start(study.strategy, len(parameters_of(model).flat))
     combine = combine_of(study.strategy.combine, study.strategy.trimmed_fraction)
+    average = TailAverage.of(study, manifest)
+    tail = average.start()
     for round_number in range(study.training.rounds):
         updates = []
         for site in sites:
@@ -102,7 +105,8 @@ def retrained(
             study.strategy, optimizer, combined.update.flat, combined.trained_P
         )
         state = add_to_parameters(state, manifest, move_P)
-    load_state(model, state)
+        tail = average.add(tail, state, round_number=round_number + 1)
+    load_state(model, average.released(tail, state))
     return model
 
 

@@ -24,11 +24,12 @@ from common.arrays import Arrays
 from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
 from common.metrics.statistics import EvaluationSums
-from common.models.patient_model import PatientModel, state_of, trainable_manifest
+from common.models.patient_model import PatientModel, load_state, state_of, trainable_manifest
 from common.normalisation import add_moments, normalisation_of
 from common.run_folder import site_folders
 from common.seeds import seed_of
 from common.study import Study
+from common.tail_average import TailAverage
 from server.aggregation import SiteUpdate, aggregate, combine_of
 from server.optimizer import OptimizerState, step
 
@@ -120,6 +121,8 @@ def plain_loop(
     plan = study.strategy
     optimizer = OptimizerState.start(plan, sum(p.numel() for p in parameters))
     combine = combine_of(plan.combine, plan.trimmed_fraction)
+    average = TailAverage.of(study, manifest)
+    tail = average.start()
     current = torch.nn.utils.parameters_to_vector(parameters).detach()
     evaluations, seconds = [], []
     for round_number in range(study.training.rounds):
@@ -143,9 +146,13 @@ def plain_loop(
         move_P, optimizer = step(plan, optimizer, combined.update.flat, combined.trained_P)
         moved = current.numpy().astype(np.float64) + move_P
         current = torch.from_numpy(moved.astype(np.float32))
+        if round_number + 1 >= average.first_round:
+            _set(parameters, current)
+            tail = average.add(tail, state_of(model), round_number=round_number + 1)
         evaluations.append(total)
         seconds.append(clock() - started)
     _set(parameters, current)
+    load_state(model, average.released(tail, state_of(model)))
     total = _nobody(study)
     for site in sites:
         total = _add(total, _evaluated(model, site, study))

@@ -38,8 +38,9 @@ def _study(**changes: object) -> Study:
         {"strategy__name": "fedadam", "strategy__server_learning_rate": 0.01},
         {"strategy__combine": "median", "normalisation__method": "public_range"},
         {"personal__ditto_lambda": 0.1},
+        {"strategy__tail_average": 0.9},
     ],
-    ids=["fedavg", "fedprox", "fedadam", "median", "ditto"],
+    ids=["fedavg", "fedprox", "fedadam", "median", "ditto", "tail average"],
 )
 def test_the_engine_and_a_plain_loop_give_the_same_model_bit_for_bit(
     sites: Path, tmp_path: Path, changes: dict[str, object]
@@ -53,8 +54,11 @@ def test_the_engine_and_a_plain_loop_give_the_same_model_bit_for_bit(
         assert engine[name].tobytes() == values.tobytes(), name
 
 
-def test_the_engine_reports_the_metrics_of_a_plain_loop(sites: Path, tmp_path: Path) -> None:
-    study = _study()
+@pytest.mark.parametrize("part", [0.0, 0.9])
+def test_the_engine_reports_the_metrics_of_a_plain_loop(
+    sites: Path, tmp_path: Path, part: float
+) -> None:
+    study = _study(strategy__tail_average=part)
     simulate(Simulation(study=study, sites=sites, out=tmp_path))
     plain = plain_loop(study, read_sites(study, sites))
     rounds = json.loads((tmp_path / "results.json").read_text())["rounds"]

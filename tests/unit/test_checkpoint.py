@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from common.arrays import Arrays
 from common.errors import CheckpointError
 from common.model_file import write_model
+from common.tail_average import Tail
 from server.checkpoint import Checkpoint, CheckpointFolder
 from server.optimizer import OptimizerState
 from tests.unit.builders import HASH, arrays
@@ -28,7 +29,12 @@ def _checkpoint(round_number: int, model: Arrays = MODEL, size: int = 4) -> Chec
     rng = np.random.default_rng(round_number)
     moments = OptimizerState(first_P=rng.normal(size=size), second_P=rng.uniform(size=size))
     return Checkpoint(
-        run_id="run", study_hash=HASH, round=round_number, model=model, optimizer=moments
+        run_id="run",
+        study_hash=HASH,
+        round=round_number,
+        model=model,
+        optimizer=moments,
+        tail=Tail(num_models=round_number, sum_P=rng.normal(size=size)),
     )
 
 
@@ -38,6 +44,8 @@ def _equal(one: Checkpoint, other: Checkpoint) -> bool:
         and one.model == other.model
         and one.optimizer.first_P.tobytes() == other.optimizer.first_P.tobytes()
         and one.optimizer.second_P.tobytes() == other.optimizer.second_P.tobytes()
+        and one.tail.num_models == other.tail.num_models
+        and one.tail.sum_P.tobytes() == other.tail.sum_P.tobytes()
     )
 
 

@@ -24,6 +24,7 @@ from common.disk import MARGIN_BYTES, free_bytes
 from common.errors import Refusal, RefusalCode, RunError
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
+from common.tail_average import Tail
 from common.wire import TaskKind
 from server.checkpoint import Checkpoint, CheckpointFolder
 from server.optimizer import OptimizerState
@@ -116,6 +117,7 @@ def checkpoint(round_number: int) -> Checkpoint:
         round=round_number,
         model=Arrays.pack({"heads.event.linear.weight": weight}),
         optimizer=OptimizerState(first_P=moment, second_P=moment),
+        tail=Tail(num_models=0, sum_P=moment),
     )
 
 

@@ -65,10 +65,12 @@ def model_card(results: dict[str, Any], facts: Facts) -> Section:
 
 def _model(results: dict[str, Any], facts: Facts) -> str:
     plan = facts.study.model
+    num_averaged = results["averaged_rounds"]
+    averaged = f", the models of the last {num_averaged} of them averaged" if num_averaged else ""
     return (
         f"One encoder for each granularity, fused by {plan.fusion.replace('_', ' ')} (width "
         f"{plan.width}), one head for each outcome. Trained by {results['strategy']}, "
-        f"{several(results['num_rounds'], 'round')} asked for, seed {results['seed']}. "
+        f"{several(results['num_rounds'], 'round')} asked for{averaged}, seed {results['seed']}. "
         "What is absent of a patient is masked."
     )
 

@@ -173,6 +173,7 @@ def environment(results: dict[str, Any], facts: Facts) -> Section:
         ["study", results["study"]],
         ["study, SHA-256", results["study_hash"]],
         ["optimiser of the server", results["strategy"]],
+        ["last rounds whose models were averaged", str(results["averaged_rounds"] or "none")],
         ["resumed at rounds", ", ".join(map(str, results["resumed_at_rounds"])) or "never"],
         *(["started from another model", _transferred(t)] for t in results["transferred"]),
     ]
