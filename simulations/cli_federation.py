@@ -4,6 +4,7 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 """
 
 import signal
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from common.signals import handled
+from common.signals import Interruption, interruptible
 from server.cli_run import (
     AsJson,
     Delta,
@@ -87,7 +88,7 @@ def federation_up(
     sinks = live_sinks(folder, console, mlflow=mlflow, tensorboard=tensorboard)
     hospitals = sites or simulated_hospitals(effective, folder, num_sites, console, resume=resume)
     try:
-        with interrupted_by_signals():
+        with interrupted_by_signals() as interruption:
             _run(
                 effective,
                 hospitals,
@@ -97,6 +98,7 @@ def federation_up(
                 resume=resume,
                 keep=keep,
                 as_json=as_json,
+                look=interruption.check,
             )
     except KeyboardInterrupt:
         console.print(how_to_go_on(folder), highlight=False, soft_wrap=True)
@@ -113,13 +115,16 @@ def _run(
     resume: bool,
     keep: bool,
     as_json: bool,
+    look: Callable[[], None],
 ) -> None:
     from server.progress import Progress
     from simulations.federation.run import federation as up
 
     with ExitStack() as stack:
         with _Phases(console) as phases:
-            running = stack.enter_context(up(study, sites, folder, resume=resume, tell=phases.tell))
+            running = stack.enter_context(
+                up(study, sites, folder, resume=resume, tell=phases.tell, look=look)
+            )
         with sinks as told, Progress(console) as progress:
             running.run(
                 resume=resume,
@@ -171,6 +176,6 @@ def _tell_all(folder: Path, console: Console, *, as_json: bool) -> None:
     )
 
 
-def interrupted_by_signals() -> AbstractContextManager[None]:
+def interrupted_by_signals() -> AbstractContextManager[Interruption]:
     """Lets SIGTERM and SIGHUP end the run as Ctrl-C does, which a background job would ignore."""
-    return handled(signal.default_int_handler, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return interruptible(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -50,8 +50,28 @@ _REPLIES = _TWICE + (
     "`ok` is no success of the attack: it was the very reply that was signed, or, signed anew by "
     "the site itself, one of the form that was asked for; the test asserts it of each."
 )
+_KILLS = (
+    "The model must be that of an uninterrupted run. A round is asked again where a hospital "
+    "was away for too long, or where the coordinator goes on in the middle of it."
+)
 # What outcomes mean, where their names alone would mislead.
 _NOTES = {
+    "test_a_killed_connector_costs_no_round": _KILLS,
+    "test_a_killed_coordinator_goes_on_where_it_was": _KILLS,
+    "test_a_killed_site_process_costs_no_round": _KILLS,
+    "test_a_killed_superlink_costs_no_round": _KILLS,
+    "test_kills_of_any_process_end_in_the_model_of_an_uninterrupted_run": _KILLS,
+    "test_a_private_hospital_that_is_killed_at_random_is_never_under_counted": (
+        "For nothing: a kill between the reservation and the sealing of what it paid for. "
+        "It stays charged."
+    ),
+    "test_after_every_kill_nothing_is_under_counted_and_the_round_goes_through": (
+        "For nothing: a kill between the reservation and the sealing of what it paid for."
+    ),
+    "test_sites_are_back_within_a_minute_of_the_end_of_a_long_partition": (
+        "Seconds from the end of the partition until a hospital answers again: one that had "
+        "nothing to do, and one whose reply had become ready meanwhile."
+    ),
     "test_no_mutant_of_a_tasks_bytes_crashes_a_site_or_is_worked_on": _TASKS,
     "test_no_task_of_another_form_is_worked_on_even_if_the_coordinator_has_signed_it": _TASKS,
     "test_no_mutant_of_a_replys_bytes_crashes_the_coordinator_or_is_believed": _REPLIES,

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from common.errors import WardroundError
+from common.signals import interruptible
 from server.cli_run import (
     AsJson,
     Delta,
@@ -120,16 +121,19 @@ def run_command(
         delta=delta,
     )
     (check_used if resume else check_unused)(out)
-    # As a service manager ends it, so does Ctrl-C: what was reached is in the checkpoint.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sinks = live_sinks(out, console, mlflow=mlflow, tensorboard=tensorboard)
     plan = Run(study=effective, folder=out, engine="superlink", resume=resume, init_from=init_from)
     try:
-        with sinks as told, Progress(console) as progress:
+        # As a service manager ends it, so does Ctrl-C: what was reached is in the checkpoint.
+        with (
+            interruptible(signal.SIGINT, signal.SIGTERM) as interruption,
+            sinks as told,
+            Progress(console) as progress,
+        ):
             run_study(
                 plan,
                 folder,
-                listeners=[progress.listen, *told],
+                listeners=[progress.listen, *told, lambda _: interruption.check()],
                 on_hospitals=lambda hospitals: _show(hospitals, console),
                 on_notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
                 grace_s=grace,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +52,13 @@ class Family:
     Guarantees:
         - None of them, nor what they have started, is there after `family` is left.
         - The kernel ends them when the thread that started them has ended, however it did (Linux).
+
+    Attributes:
+        look: called whenever they are looked after; it raises what is to end the waiting.
     """
 
     folder: Path
+    look: Callable[[], None] = lambda: None
     children: list[Child] = field(default_factory=list)
 
     @property
@@ -82,6 +86,7 @@ class Family:
 
     def check(self) -> None:
         """Nothing, while all go on. Raises `RunError` that names the first that has ended."""
+        self.look()
         for child in self.children:
             if child.process.poll() is not None:
                 raise RunError(child.why_it_ended())
@@ -94,13 +99,13 @@ class Family:
 
 
 @contextmanager
-def family(folder: Path) -> Iterator[Family]:
+def family(folder: Path, *, look: Callable[[], None] = lambda: None) -> Iterator[Family]:
     """The processes of the deployment in `folder`; what a killed parent has left is ended first.
 
     From the main thread, they are ended undisturbed by a second Ctrl-C.
     """
     end_marked(MARK, str(folder), grace_s=_GRACE_S)
-    members = Family(folder=folder)
+    members = Family(folder=folder, look=look)
     try:
         yield members
     finally:

@@ -42,13 +42,17 @@ class Federation:
     ) -> None:
         """Runs the study; `out` then holds what every engine leaves there.
 
+        Guarantees:
+            - What `look` of the family raises ends the run at the next event of its journal.
+
         Raises:
             RunError: a process has ended for good; it is named.
             WardroundError: as `run_study` raises.
         """
         run = Run(study=self.study, folder=self.out, engine="superlink", resume=resume)
+        told = [*listeners, lambda _: self.family.look()]
         try:
-            run_study(run, self.deployment.coordinator, listeners=listeners, on_notice=tell)
+            run_study(run, self.deployment.coordinator, listeners=told, on_notice=tell)
         except WardroundError:
             self.family.check()
             raise
@@ -62,7 +66,13 @@ class Federation:
 
 @contextmanager
 def federation(
-    study: Study, sites: Path, out: Path, *, resume: bool = False, tell: Tell = lambda text: None
+    study: Study,
+    sites: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    tell: Tell = lambda text: None,
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[Federation]:
     """The hospitals below `sites`, connected: TLS, node authentication, a process tree for each.
 
@@ -75,6 +85,7 @@ def federation(
         out: the run's folder; keys, books and logs are in `out/deployment`.
         resume: use what is in `out/deployment` again.
         tell: told what is being done, and how many hospitals are connected.
+        look: called again and again, also while the study runs; what it raises ends all of it.
 
     Raises:
         DataError, CohortError, RunError: as `deploy`; or somebody else uses this folder.
@@ -85,7 +96,7 @@ def federation(
     with ExitStack() as stack:
         stack.enter_context(alone(out / ".federation.lock", "federation"))
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wr-")))
-        members = stack.enter_context(family(folder))
+        members = stack.enter_context(family(folder, look=look))
         tell("making keys, certificates and folders")
         deployment = deploy(study, sites, folder, resume=resume)
         tell("starting the SuperLink")

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client.acceptance import accept
@@ -80,9 +82,15 @@ class ConsortiumOnDisk:
         return load_site_config(self.sites[name]).state_dir / "keys" / "node.key"
 
 
-def make_consortium(folder: Path, study: Study, *names: str) -> ConsortiumOnDisk:
+def make_consortium(
+    folder: Path, study: Study, *names: str, policy: Mapping[str, object] | None = None
+) -> ConsortiumOnDisk:
+    """Hospitals that have joined and accepted the study; `policy` is what each has decided."""
     effects = [SiteEffects(name=name, num_patients=60 + 8 * i) for i, name in enumerate(names)]
-    write_cohort(study, effects, folder / "sites", seed=0)
+    for site_dir in write_cohort(study, effects, folder / "sites", seed=0):
+        settings = tomllib.loads((site_dir / "site.toml").read_text())
+        settings["policy"] |= policy or {}
+        (site_dir / "site.toml").write_text(tomli_w.dumps(settings))
     made = ConsortiumOnDisk(
         folder=folder, study=study, sites={n: folder / "sites" / n for n in names}
     )
@@ -107,7 +115,9 @@ def served(consortium: ConsortiumOnDisk) -> Iterator[SuperLink]:
         ready.set()
 
     with ThreadPoolExecutor(max_workers=1) as pool:
-        ended = pool.submit(supervise, superlink, stop=stop, on_ready=on_ready, first_delay_s=0.1)
+        # However often it is killed: a server's own patience with it grows to 30 s.
+        delays = {"first_delay_s": 0.1, "longest_delay_s": 1.0}
+        ended = pool.submit(supervise, superlink, stop=stop, on_ready=on_ready, **delays)
         try:
             until(lambda: ready.is_set() or ended.done(), timeout_s=60)
             if ended.done():
@@ -134,7 +144,11 @@ def connected(consortium: ConsortiumOnDisk, *names: str) -> Iterator[None]:
 
 @contextmanager
 def site_process(consortium: ConsortiumOnDisk, name: str) -> Iterator[str]:
-    """The site process of a hospital in a thread; its address."""
+    """The site process of a hospital in a thread; its address.
+
+    It computes as one with `threads = 1` does: with more, the last bits of a model are others.
+    """
+    torch.set_num_threads(1)
     with running(consortium.sites[name], address="127.0.0.1:0") as process:
         yield process.address
 

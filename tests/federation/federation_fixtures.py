@@ -59,24 +59,9 @@ class Command:
     """`wardround federation up`, as a process of its own."""
 
     process: subprocess.Popen[str]
-    run: Path
 
     def send(self, number: int) -> None:
         os.kill(self.process.pid, number)
-
-    def interrupt(self, number: int) -> None:
-        """Sends a signal until the command ends: again, as a person does, if the run goes on."""
-        self.send(number)
-        num_told = len(events(self.run, "aggregated"))
-        until(
-            lambda: (
-                self.process.poll() is not None
-                or len(events(self.run, "aggregated")) > num_told + 3
-            ),
-            timeout_s=WAIT_S,
-        )
-        if self.process.poll() is None:
-            self.send(number)
 
     def reaches(self, condition: Callable[[], object]) -> None:
         """Returns once `condition` holds; fails where the command ends before that."""
@@ -101,7 +86,7 @@ def federation_up(study: Path, sites: Path, run: Path, *options: object) -> Iter
         text=True,
     )
     try:
-        yield Command(process=process, run=run)
+        yield Command(process=process)
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGTERM)

@@ -58,7 +58,7 @@ def test_six_granularities_that_were_ended_and_killed_go_on_to_the_in_process_en
     run = tmp_path / ("run-" + 100 * "x")
     with federation_up(file, sites, run) as command:
         command.reaches(lambda: len(events(run, "aggregated")) > 0)
-        command.interrupt(signal.SIGTERM)
+        command.send(signal.SIGTERM)
         code, printed = command.ended()
     assert code == 130, printed
     assert "--resume" in printed

@@ -22,9 +22,9 @@ from client.ledger.verification import readable_books, verify
 from client.ledger.view import view_ledger
 from common.receipts import Countersigned
 from common.signing import SigningKey, countersign
+from tests.campaigns import IS_FULL, Campaign
 from tests.unit.ledger_cases import DATASET, open_ledger, request_of, reserve, zcdp_epsilon
 
-IS_FULL = os.environ.get("WARDROUND_HYPOTHESIS") == "full"
 NUM_KILLS = 300 if IS_FULL else 24
 
 # Under a reservation that is written, with nothing sealed in the ledger: counted, never released.
@@ -155,10 +155,13 @@ HOSPITALS = [KILLS[start : start + 25] for start in range(0, NUM_KILLS, 25)]
 
 
 @pytest.mark.threat("S1-5")
-@pytest.mark.parametrize("kills", HOSPITALS, ids=lambda kills: f"{len(kills)}_kills")
+@pytest.mark.parametrize(
+    "kills", HOSPITALS, ids=[f"hospital {number:02}" for number in range(1, 1 + len(HOSPITALS))]
+)
 def test_after_every_kill_nothing_is_under_counted_and_the_round_goes_through(
-    tmp_path: Path, kills: list[tuple[str, int]]
+    tmp_path: Path, kills: list[tuple[str, int]], campaign: Campaign
 ) -> None:
+    campaign.tries(len(kills), "kills at a point of a task", seed=4)
     source = random.Random(repr(kills))
     coordinator = _Coordinator(state=tmp_path, source=source)
     for kill in kills:
@@ -168,9 +171,16 @@ def test_after_every_kill_nothing_is_under_counted_and_the_round_goes_through(
             coordinator.live(None, num_rounds=1)
             coordinator.check()
     coordinator.live(None, num_rounds=3)
+    view = view_ledger(tmp_path, dataset_id=DATASET, delta=1e-5, accountant=zcdp_epsilon)
+    campaign.found(
+        {
+            "killed": coordinator.deaths.total(),
+            "rounds received": len(coordinator.received),
+            "charged for nothing": view.over_counts,
+        }
+    )
     coordinator.check()
     assert coordinator.deaths == Counter(point for point, _ in kills)
-    view = view_ledger(tmp_path, dataset_id=DATASET, delta=1e-5, accountant=zcdp_epsilon)
     assert view.over_counts == sum(coordinator.deaths[point] for point in OVER_COUNTING)
     assert view.faults == ()
 
