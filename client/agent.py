@@ -11,16 +11,17 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 
-from client import site_pb2, site_pb2_grpc
+from client import site_pb2
 from client.agent_address import (
     Address,
     claimed,
@@ -30,11 +31,11 @@ from client.agent_address import (
 )
 from client.agent_client import MAX_MESSAGE_BYTES
 from client.config import SiteConfig, load_site_config
-from client.memory import give_back_memory
 from client.turns import Turns
 from common import wire
 from common.code_version import code_fingerprint
 from common.errors import DataError, MessageError, SiteConfigError, WardroundError
+from common.memory import give_back_memory, keep_for_good
 from common.signing import SigningKey
 from common.wire_limits import check_bytes
 
@@ -57,20 +58,52 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+@dataclass(kw_only=True)
+class Asked:
+    """A task as it came over the wire.
+
+    gRPC holds its request until the answer is away: what is large is taken out of it, once.
+    """
+
+    records: bytes
+    kind: str
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """What an envelope holds."""
+        envelope = site_pb2.Envelope.FromString(data)
+        return cls(records=envelope.records, kind=envelope.kind)
+
+    def take(self) -> bytes:
+        """The records; from then on, they are not held here."""
+        records, self.records = self.records, b""
+        return records
+
+
 def answer_bytes(site: "Site", records: bytes, kind: wire.TaskKind) -> bytes:
     """The site's reply to a task, both as Flower's records in protobuf.
 
     What is no task, one of another kind, or larger than any task, is answered by a refusal code.
     """
+    return _answer_to(site, Asked(records=records, kind=kind.value), kind)
+
+
+def _answer_to(site: "Site", asked: Asked, kind: wire.TaskKind) -> bytes:
+    """As `answer_bytes`; while the site works, nothing is held but the task itself."""
     try:
-        check_bytes(records, site.most_task_bytes)
-        task = wire.task_from_records(wire.records_from_bytes(records))
-        if task.kind is not kind:
-            raise MessageError("Expected a task of the envelope's kind, found another.")
-        reply = site.answer(task)
+        reply = site.answer(_task_of(asked.take(), kind, most_bytes=site.most_task_bytes))
     except MessageError:
         reply = site.refuse_malformed(kind)
     return wire.records_to_bytes(wire.reply_to_records(reply))
+
+
+def _task_of(records: bytes, kind: wire.TaskKind, *, most_bytes: int) -> wire.Task:
+    """The task of these records, of which nothing else is kept. Raises `MessageError`."""
+    check_bytes(records, most_bytes)
+    task = wire.task_from_records(wire.records_from_bytes(records))
+    if task.kind is not kind:
+        raise MessageError("Expected a task of the envelope's kind, found another.")
+    return task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +132,7 @@ class SiteService:
         """From now on, tasks are answered."""
         self._opened = opened
 
-    def Answer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802  # gRPC's name
+    def Answer(self, request: Asked, context: grpc.ServicerContext) -> Any:  # noqa: N802  # gRPC's name
         """The reply to a task."""
         opened = self._opened or _end(context, grpc.StatusCode.UNAVAILABLE)
         try:
@@ -107,13 +140,13 @@ class SiteService:
         except ValueError:
             _end(context, grpc.StatusCode.INVALID_ARGUMENT)
         context.add_callback(self._turns.look_again)
+        context.add_callback(self._tidy)
         code = self._turns.take(context.is_active)
         if code is not grpc.StatusCode.OK:
             _end(context, code)
         try:
-            work = self._worker.submit(answer_bytes, opened.site, request.records, kind)
+            work = self._worker.submit(_answer_to, opened.site, request, kind)
             fault = work.exception()
-            self._worker.submit(give_back_memory)
         finally:
             self._turns.give_back()
         if fault is not None:
@@ -126,6 +159,11 @@ class SiteService:
         """Who answers here."""
         opened = self._opened or _end(context, grpc.StatusCode.UNAVAILABLE)
         return opened.description
+
+    def _tidy(self) -> None:
+        """Gives back what a task has left, once its reply is away: until then it is in memory."""
+        with suppress(RuntimeError):  # the process is about to end
+            self._worker.submit(give_back_memory)
 
 
 def serve(
@@ -217,6 +255,7 @@ def serve_command(
     signal.signal(signal.SIGHUP, lambda *_: drain.set())
 
     def ready(target: str) -> None:
+        keep_for_good()
         typer.echo(f"site process of {site_dir} is ready at {target}")
 
     is_finished = serve(
@@ -247,7 +286,7 @@ def _listen(
         ("grpc.so_reuseport", 0),
     )
     server = grpc.server(pool, options=options)
-    site_pb2_grpc.add_SiteServicer_to_server(service, server)
+    server.add_generic_rpc_handlers((_handler(service),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     try:
         port = server.add_insecure_port(where.target)
@@ -260,6 +299,22 @@ def _listen(
         share_socket(where.path, group=group)
     server.start()
     return server, where.target if where.path is not None else f"{where.host}:{port}"
+
+
+def _handler(service: SiteService) -> grpc.GenericRpcHandler:
+    """The service as `site.proto` has it, but for how the request of a task is held."""
+    answer = grpc.unary_unary_rpc_method_handler(
+        service.Answer,
+        request_deserializer=Asked.from_bytes,
+        response_serializer=site_pb2.Envelope.SerializeToString,
+    )
+    describe = grpc.unary_unary_rpc_method_handler(
+        service.Describe,
+        request_deserializer=site_pb2.DescribeRequest.FromString,
+        response_serializer=site_pb2.Description.SerializeToString,
+    )
+    methods = {"Answer": answer, "Describe": describe}
+    return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
 def _open(site_dir: Path, config: SiteConfig, gpu_memory_fraction: float) -> Opened:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from client import site_pb2, site_pb2_grpc
 from client.agent_address import parse_address
 from common.errors import SiteProcessError
+from common.protobuf_fields import field
 
 # 128 million float32: the largest message that either side takes.
 MAX_MESSAGE_BYTES = 512 * 2**20
@@ -82,7 +83,8 @@ class SiteConnection:
         Raises:
             SiteProcessError: it is away, loads, is busy (`may_retry`), or does not take this.
         """
-        asked = site_pb2.Envelope(records=records, kind=kind).SerializeToString()
+        parts = field(site_pb2.Envelope, "records", records)
+        asked = b"".join([*parts, *field(site_pb2.Envelope, "kind", kind.encode())])
         reply = self._call(lambda: self._answer(asked, timeout=timeout_s))
         return bytes(reply.records)
 

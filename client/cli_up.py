@@ -50,9 +50,7 @@ def site_up(
         address=address,
         gpu_memory_fraction=gpu_memory_fraction,
     )
-    code = up(site_dir, settings)
-    if code:
-        raise typer.Exit(code)
+    up(site_dir, settings)
 
 
 def site_status(

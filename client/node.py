@@ -11,6 +11,7 @@ import logging
 import signal
 import ssl
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client.client_certificate import load_client_certificate
 from common.errors import SiteConfigError
+from common.memory import keep_for_good
 from common.private_files import read_private
 from common.signals import handled
 
@@ -35,6 +37,7 @@ def run_node(
     stop: threading.Event,
     client_certificate: Path | None = None,
     insecure: bool = False,
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> None:
     """Connects the site process at `site_address` with a SuperLink, until `stop` is set.
 
@@ -52,6 +55,7 @@ def run_node(
         client_certificate: PEM file, for a proxy that wants one; over the node's key, if it holds
             none of its own.
         insecure: no TLS.
+        on_loaded: called once, when all modules are there.
 
     Raises:
         SiteConfigError: a file is missing or malformed, TLS is neither on nor given up, or another
@@ -81,6 +85,7 @@ def run_node(
             stop=stop,
             is_ephemeral=auth_key is None,
         )
+        on_loaded()
         node.run()
 
 
@@ -208,4 +213,5 @@ def node_command(
             stop=stop,
             client_certificate=files.client_certificate,
             insecure=insecure,
+            on_loaded=keep_for_good,
         )

@@ -19,7 +19,7 @@ from client.connector_files import HEARTBEAT_FILE
 from client.plain_text import plain
 from common.errors import SiteConfigError, SiteProcessError
 
-# As `client.supervision.up` judges it.
+# As `client.supervision.keep` judges it.
 _STALE_S = 90.0
 _CONNECTED = "connected"  # as `client.node_loop` writes it
 _TAIL_BYTES = 1 << 20

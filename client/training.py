@@ -119,6 +119,8 @@ def train(
         for index_B in _batches(patients, study, num_steps, seed):
             _set_gradients(model, patients, index_B, descent, physical)
             descent.step()
+    # As large as the model, and of no use until the next round.
+    descent.zero_grad()
     return num_steps
 
 

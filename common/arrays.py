@@ -109,6 +109,22 @@ class Arrays:
         """SHA-256, in hex, of the elements as they stand in memory."""
         return hashlib.sha256(self.flat.data).hexdigest()
 
+    def to_bytes(self) -> bytes:
+        """The elements, little-endian.
+
+        Guarantees:
+            - However often it is asked, there is one copy of them, which `flat` views from then on:
+              the messages of an exchange share it.
+        """
+        return self._bytes
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        dtype = self.flat.dtype.newbyteorder("<")
+        data = np.ascontiguousarray(self.flat, dtype=dtype).tobytes()
+        object.__setattr__(self, "flat", np.frombuffer(data, dtype=dtype))
+        return data
+
     def is_finite(self) -> bool:
         """Whether no element is NaN or infinite."""
         return bool(np.isfinite(self.flat).all())

@@ -5,6 +5,7 @@ parcel it is three, and a round over a SuperLink takes half the time. Only what 
 packed, at its two ends. Must not import torch: connectors pack and unpack.
 """
 
+from io import BytesIO
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,8 @@ MASK_BYTES: Final = 4
 # Larger arrays stay outside: Flower stores one that several messages share once, and moves it in
 # pieces.
 _MAX_BYTES: Final = 2**20
+# Words that are turned at a time.
+_PIECE: Final = 2**16
 
 
 def is_packed(content: RecordDict) -> bool:
@@ -97,5 +100,9 @@ def _masked(record: ArrayRecord, mask: bytes) -> ArrayRecord:
 
 
 def _masked_array(array: Array, mask: bytes) -> Array:
-    turned = np.frombuffer(array.data, dtype="<u4") ^ np.frombuffer(mask, dtype="<u4")
-    return Array(dtype=array.dtype, shape=array.shape, stype=array.stype, data=turned.tobytes())
+    whole_W = np.frombuffer(array.data, dtype="<u4")
+    turned = BytesIO()  # which gives away its bytes without a copy
+    for start in range(0, len(whole_W), _PIECE):
+        piece_W = whole_W[start : start + _PIECE] ^ np.frombuffer(mask, dtype="<u4")
+        turned.write(piece_W.tobytes())
+    return Array(dtype=array.dtype, shape=array.shape, stype=array.stype, data=turned.getvalue())

@@ -13,7 +13,7 @@ QUIET: Mapping[str, str] = MappingProxyType(
 )
 
 # What was freed goes back to the machine at once. For programs that pass models on: a training
-# step takes half as long again with it (client/memory.py is for these).
+# step takes half as long again with it (common/memory.py is for these).
 SMALL: Mapping[str, str] = MappingProxyType(
     {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
 )

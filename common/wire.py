@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde import recorddict_from_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from common.arrays import Arrays, Block
 from common.errors import MessageError
 from common.receipts import Countersigned, Receipt
+from common.records_bytes import records_to_bytes as records_to_bytes
 from common.wire_limits import MOST_MANIFEST_CHARS, check_values
 
 SCHEMA = 3
@@ -139,11 +140,6 @@ def reply_from_records(records: RecordDict) -> Reply:
     )
 
 
-def records_to_bytes(records: RecordDict) -> bytes:
-    """The records as Flower's protobuf bytes."""
-    return bytes(recorddict_to_proto(records).SerializeToString())
-
-
 def records_from_bytes(data: bytes) -> RecordDict:
     """The records of `data`. Raises `MessageError` where the bytes are not such a message."""
     try:
@@ -219,12 +215,7 @@ def _to_records(
     if arrays is not None:
         config["manifest"] = json.dumps([[b.name, *b.shape] for b in arrays.manifest])
         dtype = arrays.flat.dtype.name
-        flat = Array(
-            dtype=dtype,
-            shape=(arrays.flat.size,),
-            stype=_STYPE,
-            data=np.ascontiguousarray(arrays.flat, dtype=_DTYPES[dtype]).tobytes(),
-        )
+        flat = Array(dtype=dtype, shape=(arrays.flat.size,), stype=_STYPE, data=arrays.to_bytes())
         records["arrays"] = ArrayRecord({"flat": flat})
     if counts:
         records["counts"] = MetricRecord(dict(counts))

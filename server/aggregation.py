@@ -6,7 +6,7 @@ it, so that a hospital without a scanner neither blocks the round nor drags the 
 Letters of shapes: N sites, P parameters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,11 @@ Floats = NDArray[np.float64]
 # An update that many times as long as the median one is told of.
 _LONG = 3.0
 
-# Combines the updates (N, P) of the sites that trained a block, with weights (N) > 0, into (P).
+# Parameters that are combined at a time.
+_PIECE = 1 << 16
+
+# Combines the updates (N, P) of the sites that trained a block, with weights (N) > 0, into (P):
+# each parameter by itself.
 Combine = Callable[[NDArray[np.float32], Floats], Floats]
 
 
@@ -80,9 +84,16 @@ def aggregate(
         if len(trained) < max(min_sites, 1):
             continue
         weights_N = np.asarray([1.0 if equal_weights else u.counts[owner] for u in trained])
-        result[place] = combine(np.stack([u.update.flat[place] for u in trained]), weights_N)
+        for piece in _pieces(place):
+            result[piece] = combine(np.stack([u.update.flat[piece] for u in trained]), weights_N)
         trained_P[place] = True
     return Combined(update=Arrays(manifest=manifest, flat=result), trained_P=trained_P)
+
+
+def _pieces(place: slice) -> Iterator[slice]:
+    """The place, cut: what is combined at a time must not be many times a large model."""
+    for start in range(place.start, place.stop, _PIECE):
+        yield slice(start, min(start + _PIECE, place.stop))
 
 
 def long_updates(updates: Sequence[SiteUpdate]) -> dict[str, float]:

@@ -7,6 +7,7 @@ no more, for anybody.
 """
 
 import secrets
+from collections.abc import Sequence
 
 from common.parcels import MASK_BYTES
 
@@ -17,15 +18,28 @@ class Masks:
     Guarantees:
         - Under one mask a node gets one message: what it has learnt from that is of no use for
           another exchange.
+        - Messages with the same arrays under the same mask hold one copy of them.
     """
 
     def __init__(self) -> None:
         self._mask = b""
         self._served: set[int] = set()
+        self._before: list[bytes] = []
 
     def renew(self) -> None:
         """Makes the next mask another one, whoever gets it."""
         self._mask = b""
+
+    def shared(self, masked: Sequence[bytes]) -> list[bytes]:
+        """The masked arrays of a message: where they are equal, those of the message before.
+
+        The messages of an exchange are kept until it is over: with the same mask they are one
+        model, not one for each hospital.
+        """
+        before = [*self._before, *masked][: len(masked)]
+        pairs = zip(masked, before, strict=True)
+        self._before = [old if old == new else new for new, old in pairs]
+        return self._before
 
     def mask_for(self, node_id: int) -> bytes:
         """The mask of the next message to a node."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus
 from flwr.common.serde import message_to_proto, run_from_proto
 from flwr.proto.node_pb2 import NodeInfo
@@ -30,6 +30,7 @@ from flwr.superlink.grid import HttpGrid
 
 from common import wire
 from common.errors import MessageError, RunError, WardroundError
+from common.memory import give_back_at_once
 from common.one_piece import ASKED, tree_of
 from common.parcels import is_packed, packed, unpacked
 from server.grid import Pace
@@ -137,6 +138,11 @@ class SuperLinkGrid(HttpGrid):
         if not is_packed(message.content):
             mask = self._masks.mask_for(message.metadata.dst_node_id)
             message.content = packed(message.content, mask=mask)
+            records = [r for r in message.content.values() if isinstance(r, ArrayRecord)]
+            arrays = [array for record in records for array in record.values()]
+            shared = self._masks.shared([array.data for array in arrays])
+            for array, data in zip(arrays, shared, strict=True):
+                array.data = data
         message.metadata.group_id = ASKED
         self._replies.most_bytes = wire.num_bytes(message.content) + _REPLY_ROOM_BYTES
 
@@ -223,6 +229,8 @@ def task_of(
     Raises:
         RunError: the task cannot be had.
     """
+    # The messages of a round are many times the model, and nothing is trained here.
+    give_back_at_once()
     grid = SuperLinkGrid(
         address,
         ca=ca,

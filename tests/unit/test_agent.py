@@ -19,7 +19,7 @@ import client.agent
 import client.app
 import client.device
 from client import site_pb2, site_pb2_grpc
-from client.agent import MAX_WAITING, serve
+from client.agent import MAX_WAITING, Asked, serve
 from client.agent_client import connect
 from client.config import load_site_config
 from client.site import Site
@@ -75,6 +75,37 @@ def test_a_task_is_answered_over_the_wire(agent: Running, study: Study, kind: Ta
     reply = ask(agent.site, task_of(study, kind))
     assert (reply.status, reply.kind, reply.site, reply.nonce) == ("ok", kind, "alpha", "nonce")
     assert (reply.arrays is not None) == (kind is TaskKind.TRAIN)
+
+
+def test_the_records_of_a_request_are_held_until_they_are_taken() -> None:
+    asked = Asked.from_bytes(site_pb2.Envelope(records=b"abc", kind="train").SerializeToString())
+    assert (asked.kind, asked.take(), asked.take()) == ("train", b"abc", b"")
+
+
+def test_while_a_site_works_the_request_holds_no_records(
+    folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[Asked] = []
+    held: list[bytes] = []
+    from_bytes, answer = Asked.from_bytes, Site.answer
+    monkeypatch.setattr(Asked, "from_bytes", lambda data: came.append(from_bytes(data)) or came[-1])
+    monkeypatch.setattr(
+        Site, "answer", lambda self, task: held.append(came[-1].records) or answer(self, task)
+    )
+    with running(folder) as agent:
+        assert ask(agent.site, task_of(study)).status == "ok"
+    assert held == [b""]
+
+
+def test_what_a_task_has_left_goes_back_after_each(
+    folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back = threading.Semaphore(0)
+    monkeypatch.setattr(client.agent, "give_back_memory", given_back.release)
+    with running(folder) as agent:
+        for number in range(2):
+            ask(agent.site, task_of(study, nonce=f"nonce{number}"))
+            assert given_back.acquire(timeout=WAIT_S)
 
 
 def test_a_site_says_who_it_is(folder: Path, study: Study) -> None:

@@ -114,6 +114,31 @@ def test_equal_weights_count_every_site_that_trained_alike() -> None:
     assert found[IMAGING].tolist() == [2.0, 2.0, 2.0]
 
 
+def test_a_large_block_is_combined_in_pieces_that_change_no_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = np.random.default_rng(0)
+    sites = [
+        SiteUpdate(
+            site=name,
+            update=Arrays.pack({"fusion.gate": generator.normal(size=(10, 7))}),
+            counts={"patients": count},
+        )
+        for name, count in {"a": 3, "b": 5, "c": 8}.items()
+    ]
+    whole = aggregate(sites, weighted_mean, equal_weights=False)
+    widths: list[int] = []
+
+    def watched(updates_NP: NDArray[np.float32], weights_N: NDArray[np.float64]):
+        widths.append(updates_NP.shape[1])
+        return weighted_mean(updates_NP, weights_N)
+
+    monkeypatch.setattr("server.aggregation._PIECE", 16)
+    cut = aggregate(sites, watched, equal_weights=False)
+    assert (cut.update, widths) == (whole.update, [16, 16, 16, 16, 6])
+    assert cut.trained_P.all()
+
+
 def test_no_updates_cannot_be_combined() -> None:
     with pytest.raises(ValueError, match="one update or more, found none"):
         aggregate([], weighted_mean, equal_weights=False)

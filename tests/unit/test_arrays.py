@@ -81,3 +81,13 @@ def test_arrays_are_equal_bit_for_bit() -> None:
     assert one != Arrays.pack({"a": np.array([[0.0, np.nan]])})
     assert Arrays.pack({}) != Arrays.pack({}, dtype=np.float64)
     assert one != "a"
+
+
+@given(arrays())
+def test_bytes_of_arrays_are_made_once_and_change_nothing(whole: Arrays) -> None:
+    before = whole.flat.copy()
+    data = whole.to_bytes()
+    assert whole.to_bytes() is data
+    assert np.shares_memory(whole.flat, np.frombuffer(data, dtype=np.uint8)) or not data
+    assert whole == Arrays(manifest=whole.manifest, flat=before)
+    assert not whole.flat.flags.writeable

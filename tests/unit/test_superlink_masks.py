@@ -20,3 +20,22 @@ def test_no_node_gets_two_messages_under_one_mask() -> None:
 
 def test_another_run_of_the_same_study_has_another_mask() -> None:
     assert Masks().mask_for(1) != Masks().mask_for(1)
+
+
+def model() -> bytes:
+    return bytes(range(256)) * 9
+
+
+def test_messages_with_the_same_arrays_under_the_same_mask_hold_one_copy_of_them() -> None:
+    masks = Masks()
+    (first,) = masks.shared([model()])
+    (second,) = masks.shared([model()])
+    assert second is first
+
+
+@pytest.mark.parametrize("other", [[], [b"x"], [model()[::-1]], [b"x", model()]])
+def test_other_arrays_stay_what_they_are(other: list[bytes]) -> None:
+    masks = Masks()
+    masks.shared([model()])
+    assert masks.shared(other) == other
+    assert masks.shared([model()]) == [model()]

@@ -4,6 +4,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +17,14 @@ from grpc_health.v1.health import HealthServicer
 
 from client.acceptance import acceptances_path
 from client.config import load_site_config
+from client.supervision.keep import Hospital, only_supervisor, programs_of
 from client.supervision.restarts import HEALTHY_S, MOST_LASTING, Restarts, is_lasting
-from client.supervision.up import Settings, only_supervisor, programs_of
+from client.supervision.up import Settings, hospital_of
 from client.supervision.watches import Files, Health, Heartbeat
 from common.errors import SiteConfigError
 from tests.unit.agent_cases import until
 
+ROOT = Path(__file__).parents[2]
 LOOPBACK = Settings(superlink="127.0.0.1:1", insecure=True)
 
 
@@ -186,17 +190,32 @@ def folder(new_site: Callable[..., Path]) -> Path:
 def test_a_hospital_is_kept_up_by_one_supervisor(folder: Path) -> None:
     config = load_site_config(folder)
     with (
-        only_supervisor(config),
+        only_supervisor(config.state_dir, config.name),
         pytest.raises(SiteConfigError, match="Stop that one first"),
-        only_supervisor(config),
+        only_supervisor(config.state_dir, config.name),
     ):
         pass
-    with only_supervisor(config):
+    with only_supervisor(config.state_dir, config.name):
         pass
+
+
+def test_what_is_handed_to_the_small_program_is_what_was_found(folder: Path) -> None:
+    hospital = hospital_of(folder, LOOPBACK)
+    assert Hospital.from_json(hospital.to_json()) == hospital
+
+
+def test_what_lives_as_long_as_a_hospital_loads_nothing_large() -> None:
+    code = "import client.supervision.keep, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "grpc" in loaded
+    assert {"torch", "flwr", "numpy", "pydantic", "cryptography", "typer"}.isdisjoint(loaded)
 
 
 def test_the_connector_ends_first_and_the_site_process_may_finish_a_task(folder: Path) -> None:
-    connector, site = programs_of(folder, LOOPBACK)
+    connector, site = programs_of(hospital_of(folder, LOOPBACK))
     assert (connector.name, site.name) == ("connector", "site process")
     assert connector.command[1:3] == ("site", "connect")
     assert site.command[1:3] == ("site", "serve")
@@ -217,7 +236,7 @@ def test_options_reach_the_program_that_they_are_for(folder: Path, tmp_path: Pat
         address="127.0.0.1:9999",
         gpu_memory_fraction=0.25,
     )
-    connector, site = programs_of(folder, settings)
+    connector, site = programs_of(hospital_of(folder, settings))
     assert connector.command[3:] == (
         *(str(folder), "--address", "127.0.0.1:9999", "--superlink", "hub.example.org:443"),
         *("--root-certificates", str(ca), "--client-certificate", str(certificate)),
@@ -225,7 +244,7 @@ def test_options_reach_the_program_that_they_are_for(folder: Path, tmp_path: Pat
     assert site.command[3:] == (
         *(str(folder), "--address", "127.0.0.1:9999", "--gpu-memory-fraction", "0.25"),
     )
-    assert "--insecure" in programs_of(folder, LOOPBACK)[0].command
+    assert "--insecure" in programs_of(hospital_of(folder, LOOPBACK))[0].command
 
 
 def test_no_program_phones_home_or_installs_anything(
@@ -233,7 +252,7 @@ def test_no_program_phones_home_or_installs_anything(
 ) -> None:
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")  # a coloured sentence would not be recognised
-    connector, site = programs_of(folder, LOOPBACK)
+    connector, site = programs_of(hospital_of(folder, LOOPBACK))
     for program in (connector, site):
         environment = program.environment
         assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
@@ -247,7 +266,7 @@ def test_no_program_phones_home_or_installs_anything(
 
 
 def test_an_acceptance_renews_the_site_process_and_a_roster_both(folder: Path) -> None:
-    connector, site = programs_of(folder, LOOPBACK)
+    connector, site = programs_of(hospital_of(folder, LOOPBACK))
     state = load_site_config(folder).state_dir
     state.mkdir(parents=True, exist_ok=True)
     acceptances_path(state).write_text("{}\n")
@@ -259,4 +278,4 @@ def test_an_acceptance_renews_the_site_process_and_a_roster_both(folder: Path) -
 
 def test_without_an_address_or_a_consortium_nothing_is_started(folder: Path) -> None:
     with pytest.raises(SiteConfigError, match="--superlink HOST:PORT, or a hospital that has"):
-        programs_of(folder, Settings())
+        programs_of(hospital_of(folder, Settings()))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from client.supervision.child import Child
+from client.supervision.keep import supervise
 from client.supervision.restarts import MOST_LASTING, Restarts
-from client.supervision.up import supervise
 from tests.unit.agent_cases import until
 from tests.unit.supervision_cases import Alive, NoDelay, Nursery, program, sleeper
 
@@ -204,7 +204,7 @@ def test_a_killed_supervisor_takes_its_processes_with_it() -> None:
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid())"
     script = f"""
 import threading
-from client.supervision.up import supervise
+from client.supervision.keep import supervise
 from tests.unit.supervision_cases import sleeper
 programs = [sleeper({deaf!r}, name=name) for name in ("connector", "site process")]
 supervise(programs, stop=threading.Event(), show=lambda line: print(line, flush=True))

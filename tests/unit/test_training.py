@@ -323,6 +323,12 @@ def test_a_frozen_encoder_is_not_trained(tiny_study, forty_five) -> None:
         assert (value.tobytes() == before[name].tobytes()) == is_still, name
 
 
+def test_no_gradient_is_kept_after_training(tiny_study, forty_five) -> None:
+    model = PatientModel(tiny_study)
+    train(model, forty_five, tiny_study, seed=1)
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_training_leaves_the_patients_as_they_were(tiny_study, forty_five) -> None:
     before = {k: {n: v.clone() for n, v in g.items()} for k, g in forty_five.inputs.items()}
     trained(tiny_study, forty_five)

@@ -29,7 +29,8 @@ _SEED = 0
 _LOCAL_STEPS = 5
 # Hidden layers of this width make a model of 10 MB.
 _LOAD_WIDTH = 1560
-_WATCH_PAUSE_S = 0.5
+# A look at the pages of 33 processes takes a tenth of a second of the machine that they need.
+_WATCH_PAUSE_S = 1.0
 
 Echo = Callable[[str], None]
 

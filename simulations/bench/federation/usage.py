@@ -14,6 +14,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # A process is what the first of these words in its command line says.
 _ROLES = {
     "flower-superlink": "superlink",
+    "server": "server's supervisor",
     "serve": "site process",
     "connect": "connector",
     "flower-supernode": "supernode",
