@@ -183,6 +183,12 @@ def test_every_status_is_told(status: str) -> None:
     assert f"{status.capitalize()}; fedadam" in report_of(results_by_hand() | {"status": status})
 
 
+def test_averaged_rounds_are_told_and_none_is_not() -> None:
+    assert "mean of those after" not in report_of(results_by_hand())
+    told = report_of(results_by_hand() | {"averaged_rounds": 5})
+    assert "The last model is the mean of those after the last 5 rounds." in told
+
+
 def test_a_loss_that_nobody_has_is_no_column() -> None:
     results = _with_more_outcomes()
     cox = {"num_patients": 9.0, "num_events": 4.0, "c_index": 0.625, "loss": None}

@@ -18,7 +18,7 @@ from server.report.html.facts import facts_of
 from server.report.html.glossary import glossary
 from server.report.html.words import reason_of
 from server.report.results import results_of
-from tests.unit.builders import study_of
+from tests.unit.builders import MORE_OUTCOMES, study_of
 from tests.unit.report_journals import (
     GROUPED,
     OF_SITES,
@@ -326,6 +326,14 @@ def test_the_study_stands_in_full_and_a_resume_is_told() -> None:
     page = page_of([*plain_journal(), resumed, event_of("run_finished", round=2)])
     assert "local_epochs" in page
     assert "resumed at rounds</th><td>1</td>" in page
+
+
+def test_averaged_rounds_are_told() -> None:
+    study = study_of(outcomes=MORE_OUTCOMES, strategy={"tail_average": 0.5}, training={"rounds": 8})
+    page = page_of(plain_journal(study))
+    assert "last rounds whose models were averaged</th><td>4</td>" in page
+    assert "the models of the last 4 of them averaged" in page
+    assert "last rounds whose models were averaged</th><td>none</td>" in page_of(plain_journal())
 
 
 def test_a_long_run_of_many_hospitals_is_below_a_megabyte() -> None:

@@ -69,6 +69,7 @@ def test_a_run_is_told_from_its_journal() -> None:
         "started_at": "2026-03-01T12:00:00+00:00",
         "ended_at": "2026-03-01T12:05:00+00:00",
         "num_rounds": 2,
+        "averaged_rounds": 0,
         "resumed_at_rounds": [],
         "transferred": [],
         "absent": [{"round": 1, "site": "south", "reason": "late"}],
