@@ -5,6 +5,7 @@ of names and shapes (design, section 2). Both sides, and the aggregation, work o
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,10 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+# Elements that are squared at a time.
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,10 @@ def l2_norm(vector: NDArray[np.floating]) -> float:
     >>> l2_norm(np.array([3.0, 4.0], dtype=np.float32))
     5.0
     """
-    return float(np.sqrt(np.square(vector, dtype=np.float64).sum()))
+    # In pieces: beside a large model, its squares as float64 would be twice the model.
+    pieces = range(0, len(vector), _PIECE)
+    squares = (np.square(vector[i : i + _PIECE], dtype=np.float64).sum() for i in pieces)
+    return math.sqrt(sum(squares))
 
 
 @dataclass(frozen=True, kw_only=True)
