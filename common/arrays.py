@@ -14,7 +14,6 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-
 # Elements that are squared at a time.
 _PIECE = 1 << 16
 
