@@ -47,6 +47,13 @@ def slices_of(manifest: Manifest) -> Iterator[tuple[Block, slice]]:
         start += block.size
 
 
+def places_in(whole: Manifest, part: Manifest) -> Iterator[tuple[slice, slice]]:
+    """Of each block of `part`, its place in that vector and in the vector of `whole`."""
+    places = {block.name: place for block, place in slices_of(whole)}
+    for block, place in slices_of(part):
+        yield place, places[block.name]
+
+
 def l2_norm(vector: NDArray[np.floating]) -> float:
     """The L2 norm of a vector, in float64, the same bits on any number of cores.
 

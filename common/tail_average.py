@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.arrays import Arrays, Manifest, size_of, slices_of
+from common.arrays import Arrays, Manifest, places_in, size_of
 from common.study import Study
 
 
@@ -63,16 +63,22 @@ class TailAverage:
         """Before the first round."""
         return Tail(num_models=0, sum_P=np.zeros(0))
 
+    def takes(self, round_number: int) -> bool:
+        """Whether the model after a round counts; to look costs less than to have the model."""
+        return round_number >= self.first_round
+
     def add(self, tail: Tail, model: Arrays, *, round_number: int) -> Tail:
         """The tail with the model after a round, if that is one of the last.
 
         Args:
             round_number: aggregations so far, from 1.
         """
-        if round_number < self.first_round:
+        if not self.takes(round_number):
             return tail
-        sum_P = tail.sum_P if tail.num_models else np.zeros(size_of(self.manifest))
-        return Tail(num_models=tail.num_models + 1, sum_P=sum_P + self._parameters_of(model))
+        sum_P = tail.sum_P.copy() if tail.num_models else np.zeros(size_of(self.manifest))
+        for place, target in places_in(model.manifest, self.manifest):
+            sum_P[place] += model.flat[target]
+        return Tail(num_models=tail.num_models + 1, sum_P=sum_P)
 
     def released(self, tail: Tail, last: Arrays) -> Arrays:
         """The mean of the tail's models; the last model where there are none."""
@@ -80,13 +86,6 @@ class TailAverage:
             return last
         mean_P = (tail.sum_P / tail.num_models).astype(np.float32)
         flat = last.flat.copy()
-        places = {block.name: place for block, place in slices_of(last.manifest)}
-        for block, place in slices_of(self.manifest):
-            flat[places[block.name]] = mean_P[place]
+        for place, target in places_in(last.manifest, self.manifest):
+            flat[target] = mean_P[place]
         return Arrays(manifest=last.manifest, flat=flat)
-
-    def _parameters_of(self, model: Arrays) -> NDArray[np.float64]:
-        named = model.unpack()
-        return np.concatenate(
-            [np.zeros(0), *(named[block.name].reshape(-1) for block in self.manifest)]
-        )

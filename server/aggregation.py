@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.arrays import Arrays, Manifest, slices_of
+from common.arrays import Arrays, Manifest, places_in, slices_of
 from common.models.patient_model import block_owner
 
 Floats = NDArray[np.float64]
@@ -122,9 +122,7 @@ def add_to_parameters(state: Arrays, manifest: Manifest, move_P: NDArray[np.floa
     What the manifest does not name (the normalisation) stays as it was, bit for bit.
     """
     flat = state.flat.copy()
-    places = {block.name: place for block, place in slices_of(state.manifest)}
-    for block, place in slices_of(manifest):
-        target = places[block.name]
+    for place, target in places_in(state.manifest, manifest):
         flat[target] = (flat[target].astype(np.float64) + move_P[place]).astype(np.float32)
     return Arrays(manifest=state.manifest, flat=flat)
 

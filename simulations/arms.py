@@ -207,7 +207,8 @@ def _after_rounds(
     tail = average.start()
     for round_number in range(study.training.rounds):
         train_round(round_number)
-        tail = average.add(tail, state_of(model), round_number=round_number + 1)
+        if average.takes(round_number + 1):
+            tail = average.add(tail, state_of(model), round_number=round_number + 1)
     load_state(model, average.released(tail, state_of(model)))
     return model
 

@@ -60,7 +60,7 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "started_at": starts[0]["at"],
         "ended_at": events[-1]["at"],
         "num_rounds": run["num_rounds"],
-        "averaged_rounds": averaged_rounds(study),
+        "averaged_rounds": averaged_rounds(study) if status == "finished" else 0,
         "resumed_at_rounds": [e["round"] for e in by_kind.get("run_resumed", [])],
         "sites": {site: _site(counts, study) for site, counts in enrolled.items()},
         "privacy": _privacy(by_kind, study),

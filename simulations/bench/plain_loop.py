@@ -146,7 +146,7 @@ def plain_loop(
         move_P, optimizer = step(plan, optimizer, combined.update.flat, combined.trained_P)
         moved = current.numpy().astype(np.float64) + move_P
         current = torch.from_numpy(moved.astype(np.float32))
-        if round_number + 1 >= average.first_round:
+        if average.takes(round_number + 1):
             _set(parameters, current)
             tail = average.add(tail, state_of(model), round_number=round_number + 1)
         evaluations.append(total)

@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from client.data import Cohort
 from common.errors import StudyError
-from common.models.patient_model import PatientModel, state_of
+from common.metrics.statistics import Floats
+from common.models.patient_model import PatientModel, parameters_of, state_of
 from common.study import Study
 from common.study_file import override
 from simulations.attacks.finding import Finding
@@ -223,3 +224,15 @@ def test_the_synthetic_study_has_the_patients_that_it_says(tmp_path) -> None:
     torch.set_num_threads(1)
     cohorts = hospitals(overfitted_study(), num_patients=60, seed=0, out=tmp_path)
     assert sum(map(len, cohorts.values())) == 60
+
+
+def test_a_retrained_model_averages_the_rounds_that_the_study_does() -> None:
+    patients = two_hospitals(study_of())
+
+    def after(rounds: int, part: float = 0.0) -> Floats:
+        study = study_of(training={"rounds": rounds}, strategy={"tail_average": part})
+        return parameters_of(retrained(study, patients, seed=0)).flat.astype(np.float64)
+
+    expected = (after(1) + after(2)) / 2
+    assert np.array_equal(after(2, 0.9), expected.astype(np.float32))
+    assert not np.array_equal(after(2), expected)

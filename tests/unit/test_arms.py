@@ -8,12 +8,23 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from client.data import Cohort, concatenate
+from client.config import load_site_config
+from client.data import Cohort, concatenate, read_cohort, usable_cohort
 from common.errors import StudyError
 from common.metrics.evaluation import statistics_of
+from common.metrics.statistics import Floats
+from common.models.patient_model import parameters_of
 from common.study import Study
 from common.study_file import override, study_from_toml, without_granularity
-from simulations.arms import MEAN, POOLED, ArmResult, run_arms, scopes_of, train_centrally
+from simulations.arms import (
+    MEAN,
+    POOLED,
+    ArmResult,
+    run_arms,
+    scopes_of,
+    train_centrally,
+    train_privately_alone,
+)
 from simulations.arms_report import to_csv, to_markdown
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.logistic import logistic_predictions
@@ -300,3 +311,23 @@ def test_frozen_encoders_are_refused_because_nothing_brings_them(tmp_path: Path)
         train_centrally(frozen, cohort_of(np.zeros((1, 2)), np.array([0])), site="a")
     with pytest.raises(StudyError, match=r"model\.frozen = labs"):
         run_arms({"all granularities": frozen}, tmp_path, tmp_path, seeds=[0], jobs=1)
+
+
+@pytest.mark.parametrize("is_private", [False, True])
+def test_training_alone_averages_its_last_rounds_as_the_federation_does(
+    study: Study, sites: Path, is_private: bool
+) -> None:
+    if is_private:
+        # Given noise, so that it does not follow from the number of rounds.
+        privacy = {"mode": "patient", "noise_multiplier": 1.0, "delta": 1e-4}
+        study = override(study, **{f"privacy__{key}": value for key, value in privacy.items()})
+    cohort = usable_cohort(*read_cohort(load_site_config(sites / "ada"), study)).train
+    train_alone = train_privately_alone if is_private else train_centrally
+
+    def after(rounds: int, part: float = 0.0) -> Floats:
+        planned = override(study, training__rounds=rounds, strategy__tail_average=part)
+        return parameters_of(train_alone(planned, cohort, site="ada")).flat.astype(np.float64)
+
+    expected = (after(1) + after(2)) / 2
+    assert np.array_equal(after(2, 0.9), expected.astype(np.float32))
+    assert not np.array_equal(after(2), expected)

@@ -334,6 +334,8 @@ def test_averaged_rounds_are_told() -> None:
     assert "last rounds whose models were averaged</th><td>4</td>" in page
     assert "the models of the last 4 of them averaged" in page
     assert "last rounds whose models were averaged</th><td>none</td>" in page_of(plain_journal())
+    unfinished = [e for e in plain_journal(study) if e["event"] != "run_finished"]
+    assert "models were averaged</th><td>none</td>" in page_of(unfinished)
 
 
 def test_a_long_run_of_many_hospitals_is_below_a_megabyte() -> None:
