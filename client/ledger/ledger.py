@@ -189,6 +189,41 @@ class Ledger:
             )
         return payload
 
+    def begin_unprotected(self, run_id: str, *, most: int) -> bool:
+        """These data take part in max_runs_without_privacy runs without privacy, and in no other.
+
+        Threat: S1-5. Refuses: RUN_LIMIT.
+
+        Returns:
+            Whether the run is new: what it releases unprotected is not reserved yet.
+        """
+        runs = self._books.unprotected_runs()
+        if run_id not in runs and len(runs) >= most:
+            raise Refusal(
+                RefusalCode.RUN_LIMIT,
+                f"Expected at most {most} runs without privacy on these data "
+                "(policy.max_runs_without_privacy), found another one.",
+            )
+        return run_id not in runs
+
+    def answer_unprotected(self, request: Request, *, most: int) -> None:
+        """A round without privacy is answered for max_models_per_round models, and for no other.
+
+        Each is written down before it is worked on; the same one again is not.
+
+        Threat: S1-5. Refuses: ROUND_REPEATED.
+        """
+        models = self._books.answered.get(request.key, {})
+        if request.arrays_digest in models:
+            return
+        if len(models) >= most:
+            raise Refusal(
+                RefusalCode.ROUND_REPEATED,
+                f"Expected one of the {most} models for which round {request.round} was answered "
+                "before (policy.max_models_per_round), found another.",
+            )
+        self._writer.write(Kind.ANSWERED, {"request": request.to_json()})
+
     def reserve(
         self, request: Request, charges: Sequence[Charge], *, fingerprint: str, source_kind: str
     ) -> None:
