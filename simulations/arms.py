@@ -121,21 +121,8 @@ def run_seed(
         for folder in site_folders(sites)
         if folder.name not in left_out
     }
-    train = concatenate([cohort.train for cohort in cohorts.values()])
-    oracle = Oracle()
     run = Simulation(study=study, sites=sites, out=out, left_out=left_out)
-    simulate(run, oracle=oracle)
-    evaluated = {"federated": dict(oracle.latest())}
-    absent = [
-        name for name, c in cohorts.items() if len(c.test) and name not in evaluated["federated"]
-    ]
-    if absent:
-        raise DataError(
-            f"Expected every site to take part in every arm, found {', '.join(absent)} absent from "
-            f"the federated one. {out / 'report.md'} says why. Mend or remove these folders."
-        )
-    if study.personal.has_model:
-        evaluated["federated, personal"] = dict(oracle.latest(PERSONAL))
+    evaluated = _federated(run, cohorts)
     is_private = isinstance(study.privacy, PatientPrivacy)
     train_alone = train_privately_alone if is_private else train_centrally
     evaluated["local only"] = {
@@ -146,6 +133,7 @@ def run_seed(
         # Who may pool patients may see them; these arms would be no comparison under privacy.
         central = train_pooled(study, list(cohorts.values()))
         evaluated["pooled"] = {name: _evaluate(central, c, study) for name, c in cohorts.items()}
+        train = concatenate([cohort.train for cohort in cohorts.values()])
         evaluated["logistic regression, pooled"] = {
             name: (logistic_predictions(train, c.test, study), c.test.outcomes)
             for name, c in cohorts.items()
@@ -157,6 +145,26 @@ def run_seed(
         for arm, by_site in evaluated.items()
         for outcome, scope, metrics in scopes_of(by_site, study)
     ]
+
+
+def _federated(run: Simulation, cohorts: Mapping[str, Cohort]) -> dict[str, dict[str, Evaluated]]:
+    """The federated arms, by site: the shared model and, where they have one, the sites' own.
+
+    Raises:
+        DataError: a site with held-out patients took no part.
+    """
+    oracle = Oracle()
+    simulate(run, oracle=oracle)
+    shared = dict(oracle.latest())
+    absent = [name for name, cohort in cohorts.items() if len(cohort.test) and name not in shared]
+    if absent:
+        raise DataError(
+            f"Expected every site to take part in every arm, found {', '.join(absent)} absent from "
+            f"the federated one. {run.out / 'report.md'} says why. Mend or remove these folders."
+        )
+    if not run.study.personal.has_model:
+        return {"federated": shared}
+    return {"federated": shared, "federated, personal": dict(oracle.latest(PERSONAL))}
 
 
 def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientModel:
