@@ -28,7 +28,7 @@ import client.site
 import client.work
 import simulations.cli
 from client.acceptance import accept
-from client.agent import answer_bytes
+from client.agent_service import answer_bytes
 from client.config import load_site_config
 from client.dossier.making import make_dossier
 from client.site import Site
@@ -424,7 +424,7 @@ import os, signal, sys
 from importlib import import_module
 from pathlib import Path
 import client.work
-from client.agent import answer_bytes
+from client.agent_service import answer_bytes
 from client.site import Site
 from common.wire import TaskKind
 module, name = sys.argv[3].rsplit(".", 1)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from client.agent import answer_bytes
+from client.agent_service import answer_bytes
 from client.site import Site
 from common import wire
 from common.arrays import Arrays, Block

@@ -16,7 +16,7 @@ from random import Random
 import pytest
 from flwr.app import Message, RecordDict
 
-from client.agent import answer_bytes
+from client.agent_service import answer_bytes
 from client.site import Site
 from common import wire
 from common.code_version import code_fingerprint
