@@ -11,8 +11,8 @@ from common.metrics.evaluation import from_flat, statistics_of
 from common.metrics.statistics import EvaluationSums, Metrics
 from common.study import Study
 from server.journal import Event
+from server.report.columns import columns_of, columns_with_values, noised_number_of, title_of
 from server.report.html.words import reason_of
-from server.report.markdown import columns_of, columns_with_values, noised_number_of, title_of
 from server.report.privacy import cost_of
 from server.watch.states import RunState, after, span
 

@@ -10,7 +10,7 @@ import numpy as np
 from common.files import write_atomically
 from common.metrics.evaluation import statistics_of
 from common.study import Study
-from server.report.markdown import title_of
+from server.report.columns import title_of
 from simulations.arms import MEAN, POOLED
 from simulations.arms_report import mean_sd
 from simulations.lacking import NOTHING, Lacking

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from common.page.charts import Bar, Line, bar_chart, line_chart
+from common.page.charts import Line, line_chart
 from common.page.document import (
     Block,
     Charts,
@@ -17,16 +17,17 @@ from common.page.document import (
     Section,
     Table,
 )
+from common.page.rows import Bar, bar_chart
 from common.page.words import listed, several
 from common.privacy.sections import AnyPrivacy, PatientPrivacy, SitePrivacy
 from common.study import Study
 from server.journal import Event
+from server.report.columns import noised_number_of, number_of
 from server.report.html.course import taking_part
 from server.report.html.performance import learning_curves
 from server.report.html.privacy import privacy as report_privacy
-from server.report.html.spread import is_private, last_evaluated, spread_of
-from server.report.markdown import noised_number_of, number_of
-from server.report.privacy import cost_of
+from server.report.html.spread import last_evaluated, spread_of
+from server.report.privacy import cost_of, is_private
 from server.watch.states import ANSWERED, RunState, SiteState, span
 
 _KINDS = {"query": "Enrolment", "train": "Training", "evaluate": "Evaluation"}

@@ -9,11 +9,12 @@ from typing import Any
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.page.document import Block, Heading, Items, Paragraph, Section, Table
 from common.page.words import listed, several
+from server.report.columns import number_of
 from server.report.html.attributions import leading_features
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private, last_evaluated, spread_of
+from server.report.html.spread import last_evaluated, spread_of
 from server.report.html.subgroups import has_groups
-from server.report.markdown import number_of
+from server.report.privacy import is_private
 
 _OPEN = (
     "Intended use: for which decision, at which moment of care, by whom, and with what other "

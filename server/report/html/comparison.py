@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from math import inf
 
-from common.page.charts import Dot, dot_chart
 from common.page.document import (
     Block,
     Charts,
@@ -14,6 +13,7 @@ from common.page.document import (
     Table,
     html_of,
 )
+from common.page.rows import Dot, dot_chart
 from server.report.compare import Comparison, Headline, Row
 from server.report.html.glossary import metric_rows
 from server.report.html.report import FOOTER

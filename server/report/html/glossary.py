@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from common.page.document import Section, Table
+from server.report.columns import columns_of, title_of
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private, last_evaluated
-from server.report.markdown import columns_of, title_of
+from server.report.html.spread import last_evaluated
+from server.report.privacy import is_private
 
 _ALWAYS = {
     "held-out patients": (

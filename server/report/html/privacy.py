@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.page.charts import Bar, bar_chart
 from common.page.document import (
     Block,
     Chart,
@@ -14,6 +13,7 @@ from common.page.document import (
     Section,
     Table,
 )
+from common.page.rows import Bar, bar_chart
 from common.privacy.meaning import A_LIMIT, HOW_STRONG, meaning_of
 from server.report.privacy import cost_of, left_of, released
 
