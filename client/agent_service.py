@@ -17,6 +17,7 @@ from client.turns import Turns
 from common import wire
 from common.errors import MessageError
 from common.memory import give_back_memory
+from common.messages import Task, TaskKind
 from common.wire_limits import check_bytes
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Asked:
         return records
 
 
-def answer_bytes(site: "Site", records: bytes, kind: wire.TaskKind) -> bytes:
+def answer_bytes(site: "Site", records: bytes, kind: TaskKind) -> bytes:
     """The site's reply to a task, both as Flower's records in protobuf.
 
     What is no task, one of another kind, or larger than any task, is answered by a refusal code.
@@ -57,7 +58,7 @@ def answer_bytes(site: "Site", records: bytes, kind: wire.TaskKind) -> bytes:
     return _answer_to(site, Asked(records=records, kind=kind.value), kind)
 
 
-def _answer_to(site: "Site", asked: Asked, kind: wire.TaskKind) -> bytes:
+def _answer_to(site: "Site", asked: Asked, kind: TaskKind) -> bytes:
     """As `answer_bytes`; while the site works, nothing is held but the task itself."""
     try:
         reply = site.answer(_task_of(asked.take(), kind, most_bytes=site.most_task_bytes))
@@ -66,7 +67,7 @@ def _answer_to(site: "Site", asked: Asked, kind: wire.TaskKind) -> bytes:
     return wire.records_to_bytes(wire.reply_to_records(reply))
 
 
-def _task_of(records: bytes, kind: wire.TaskKind, *, most_bytes: int) -> wire.Task:
+def _task_of(records: bytes, kind: TaskKind, *, most_bytes: int) -> Task:
     """The task of these records, of which nothing else is kept. Raises `MessageError`."""
     check_bytes(records, most_bytes)
     task = wire.task_from_records(wire.records_from_bytes(records))
@@ -105,7 +106,7 @@ class SiteService:
         """The reply to a task."""
         opened = self._opened or _end(context, grpc.StatusCode.UNAVAILABLE)
         try:
-            kind = wire.TaskKind(request.kind)
+            kind = TaskKind(request.kind)
         except ValueError:
             _end(context, grpc.StatusCode.INVALID_ARGUMENT)
         context.add_callback(self._turns.look_again)

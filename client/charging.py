@@ -18,18 +18,11 @@ from client.ledger.fingerprint import on_these_data
 from client.ledger.ledger import Ledger
 from client.prepared import UNLIMITED, Prepared
 from common.errors import Refusal, RefusalCode
+from common.messages import Reply, Task, TaskKind
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian
 from common.receipts import Receipt
-from common.wire import (
-    Reply,
-    Task,
-    TaskKind,
-    records_from_bytes,
-    records_to_bytes,
-    reply_from_records,
-    reply_to_records,
-)
+from common.wire import records_from_bytes, records_to_bytes, reply_from_records, reply_to_records
 
 # Whoever asks for what is refused must not fill a hospital's disk: the audit log has them all.
 _MOST_REFUSALS = 1000

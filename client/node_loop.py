@@ -24,15 +24,15 @@ from client.node_heartbeat import Beating
 from client.node_objects import Outgoing, Pulled
 from client.node_question import answer_of
 from client.node_session import Session
-from common import wire
 from common.errors import MessageError, SiteProcessError
+from common.messages import TaskKind
 
 logger = logging.getLogger(__name__)
 
 # What the heartbeat's file holds while this node is on the SuperLink's list, else why it is not.
 CONNECTED = "connected"
 
-_KINDS = frozenset(kind.value for kind in wire.TaskKind)
+_KINDS = frozenset(kind.value for kind in TaskKind)
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 _LOOK_EVERY_S = 0.5

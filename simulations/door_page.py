@@ -3,8 +3,8 @@
     python -m simulations.door_page    # writes docs/what-leaves.md
 
 Its rules are the docstrings of the functions that enforce them, those with a line `Threat: …`; its
-fields are those of `common.wire`; what a reply may hold is what `client.egress` declares. A test
-compares the file in the tree with what is made now.
+fields are those of `common.messages`; what a reply may hold is what `client.egress` declares. A
+test compares the file in the tree with what is made now.
 """
 
 import ast
@@ -21,8 +21,8 @@ from client.ledger import ledger
 from client.policy import Policy
 from common import wire, wire_limits
 from common.errors import RefusalCode
+from common.messages import Reply, Task, TaskKind
 from common.study_file import load_study
-from common.wire import Reply, Task, TaskKind
 from server import inbox
 from simulations.door_words import ENDING, OPENING, REFUSALS, SHAPES
 

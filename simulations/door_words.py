@@ -1,7 +1,7 @@
 """The sentences of the page *What leaves your hospital* that follow from no function."""
 
 from common.errors import RefusalCode
-from common.wire import TaskKind
+from common.messages import TaskKind
 
 OPENING = """# What leaves your hospital
 

@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from common import wire
+from common.messages import OK, Reply, TaskKind
 from common.metrics.attributions import is_attribution
 from common.metrics.evaluation import SECONDS, statistic_of
 from common.metrics.subgroups import is_of_group
 from common.study import Study
-from common.wire import Reply, TaskKind
 
 _HEADER = {
     "kind": "what was asked for",
@@ -82,7 +81,7 @@ def fields_of(replies: Iterable[Reply], study: Study) -> tuple[Field, ...]:
 
 
 def _fields_of(reply: Reply, study: Study) -> list[Field]:
-    message = reply.kind.value if reply.status == wire.OK else "refusal"
+    message = reply.kind.value if reply.status == OK else "refusal"
     is_private = study.privacy.mode == "patient"
     parts = [_word("header", key, getattr(reply, key), what) for key, what in _HEADER.items()]
     parts += _array_parts(reply, is_private=is_private)

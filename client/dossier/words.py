@@ -1,7 +1,7 @@
 """Plain words for what a hospital's log tells: kinds of messages, and why a task was refused."""
 
 from common.errors import RefusalCode
-from common.wire import TaskKind
+from common.messages import TaskKind
 
 _KINDS: dict[str, str] = {
     TaskKind.ENROL: "enrolment",

@@ -32,11 +32,11 @@ from client.agent_service import answer_bytes
 from client.config import load_site_config
 from client.dossier.making import make_dossier
 from client.site import Site
+from common.messages import OK, TaskKind
 from common.metrics.attributions import is_attribution
 from common.metrics.subgroups import is_of_group
 from common.study import Study
 from common.study_file import study_from_toml, study_to_toml
-from common.wire import OK, TaskKind
 from simulations.canaries import Hit, Search
 from simulations.federation.run import DEPLOYMENT
 from simulations.rehearsal import Rehearsal, numbers_of, rehearsal, rehearse, reply_of
@@ -426,7 +426,7 @@ from pathlib import Path
 import client.work
 from client.agent_service import answer_bytes
 from client.site import Site
-from common.wire import TaskKind
+from common.messages import TaskKind
 module, name = sys.argv[3].rsplit(".", 1)
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -17,10 +17,10 @@ from client.agent_service import answer_bytes
 from client.site import Site
 from common import wire
 from common.arrays import Arrays, Block
+from common.messages import Reply, Task, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from common.study_file import override
-from common.wire import Reply, Task, TaskKind
 from simulations.rehearsal import reply_of
 from tests.campaigns import IS_FULL, Campaign
 from tests.unit.agent_cases import bytes_of

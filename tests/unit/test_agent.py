@@ -27,9 +27,9 @@ from client.config import load_site_config
 from client.site import Site
 from common.code_version import code_fingerprint
 from common.errors import DataError, SiteProcessError
+from common.messages import TaskKind
 from common.signing import SigningKey
 from common.study import Study
-from common.wire import TaskKind
 from tests.unit.agent_cases import (
     WAIT_S,
     Gate,

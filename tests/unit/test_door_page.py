@@ -11,7 +11,7 @@ import pytest
 from client import admission, charging, disk, egress, policy, trust, withholding
 from client.ledger import ledger
 from common.errors import RefusalCode
-from common.wire import Reply, Task, TaskKind
+from common.messages import Reply, Task, TaskKind
 from server import inbox
 from simulations import door_page
 from simulations.door_page import PAGE, described, page, rules_of

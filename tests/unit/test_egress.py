@@ -13,12 +13,12 @@ from client.policy import Policy
 from client.withholding import released_counts, released_moments
 from common.arrays import Arrays, Block
 from common.errors import Refusal, RefusalCode
+from common.messages import Reply, TaskKind
 from common.metrics.classification import ClassStatistics
 from common.metrics.evaluation import statistics_of, to_flat
 from common.normalisation import moments_manifest
 from common.study import Study
 from common.study_file import override
-from common.wire import Reply, TaskKind
 from tests.unit.builders import study_of
 
 POLICY = Policy(allow_without_privacy=True, smallest_group=10, max_update_norm=100.0)

@@ -17,11 +17,11 @@ from client.site import Site
 from client.trust import Joined, Taken
 from common.envelope import is_reply_signed, sign_task
 from common.errors import ProvisionError, Refusal, RefusalCode, SiteConfigError
+from common.messages import Task, TaskKind
 from common.roster import roster_to_bytes
 from common.signing import SigningKey
 from common.study import Study
 from common.study_file import override
-from common.wire import Task, TaskKind
 from tests.unit.builders import task_of
 from tests.unit.consortium import COORDINATOR, join, roster_of, signed
 from tests.unit.private_site_cases import kinds, ledger_of
