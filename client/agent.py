@@ -18,13 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 
 from client import site_pb2
-from client.agent_address import (
-    Address,
-    claimed,
-    default_address,
-    parse_address,
-    share_socket,
-)
+from client.agent_address import Address, claimed, default_address, parse_address, share_socket
 from client.agent_client import MAX_MESSAGE_BYTES
 from client.agent_service import SERVICE, Opened, SiteService, handler_of
 from client.config import SiteConfig, load_site_config

@@ -14,14 +14,7 @@ from hashlib import sha256
 from markupsafe import Markup
 
 from common.page.document import Chart, Table
-from common.page.scales import (
-    HEIGHT,
-    LEFT,
-    WIDTH,
-    Frame,
-    ticks_between,
-    whole_ticks,
-)
+from common.page.scales import HEIGHT, LEFT, WIDTH, Frame, ticks_between, whole_ticks
 
 # More rounds than pixels would only make the file longer.
 _MOST_POINTS = 150

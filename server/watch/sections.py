@@ -8,15 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from common.page.charts import Line, line_chart
-from common.page.document import (
-    Block,
-    Charts,
-    Figure,
-    Figures,
-    Paragraph,
-    Section,
-    Table,
-)
+from common.page.document import Block, Charts, Figure, Figures, Paragraph, Section, Table
 from common.page.rows import Bar, bar_chart
 from common.page.words import listed, several
 from common.privacy.sections import AnyPrivacy, PatientPrivacy, SitePrivacy

@@ -3,16 +3,7 @@
 from collections.abc import Sequence
 from math import inf
 
-from common.page.document import (
-    Block,
-    Charts,
-    Items,
-    Page,
-    Paragraph,
-    Section,
-    Table,
-    html_of,
-)
+from common.page.document import Block, Charts, Items, Page, Paragraph, Section, Table, html_of
 from common.page.rows import Dot, dot_chart
 from server.report.compare import Comparison, Headline, Row
 from server.report.html.glossary import metric_rows

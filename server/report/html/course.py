@@ -4,16 +4,7 @@ from statistics import median
 from typing import Any
 
 from common.page.charts import Line, line_chart
-from common.page.document import (
-    Block,
-    Charts,
-    Details,
-    Heading,
-    Items,
-    Paragraph,
-    Section,
-    Table,
-)
+from common.page.document import Block, Charts, Details, Heading, Items, Paragraph, Section, Table
 from common.page.words import listed, rounds_text, several
 from common.study_file import study_to_toml
 from server.report.html.facts import Facts

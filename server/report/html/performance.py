@@ -6,15 +6,7 @@ from typing import Any
 
 from common.metrics.intervals import FEWEST
 from common.page.charts import Line, calibration_chart, line_chart
-from common.page.document import (
-    Block,
-    Chart,
-    Charts,
-    Heading,
-    Paragraph,
-    Section,
-    Table,
-)
+from common.page.document import Block, Chart, Charts, Heading, Paragraph, Section, Table
 from common.page.rows import Dot, dot_chart
 from server.report.columns import (
     columns_of,

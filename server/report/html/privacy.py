@@ -3,16 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.page.document import (
-    Block,
-    Chart,
-    Charts,
-    Heading,
-    Items,
-    Paragraph,
-    Section,
-    Table,
-)
+from common.page.document import Block, Chart, Charts, Heading, Items, Paragraph, Section, Table
 from common.page.rows import Bar, bar_chart
 from common.privacy.meaning import A_LIMIT, HOW_STRONG, meaning_of
 from server.report.privacy import cost_of, left_of, released
