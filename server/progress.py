@@ -13,7 +13,7 @@ from common.study import Study
 from server.journal import Event
 from server.report.columns import columns_of, columns_with_values, noised_number_of, title_of
 from server.report.html.words import reason_of
-from server.report.privacy import cost_of
+from server.report.privacy import cost_of, is_private
 from server.watch.states import RunState, after, span
 
 _MOST_ROWS = 16
@@ -193,15 +193,15 @@ def _outcome_tables(results: dict[str, Any]) -> Iterator[Table]:
     if not results["rounds"]:
         return
     last = results["rounds"][-1]
-    is_private = results["privacy"]["mode"] == "patient"
+    is_noised = is_private(results)
     for name in results["outcomes"]:
         unit = results.get("units", {}).get(name, "")
         parts = [last["pooled"][name], *((m or {}).get(name) for m in last["sites"].values())]
         columns = columns_with_values(results, name, parts)
-        if is_private:
+        if is_noised:
             columns = columns[:_MOST_NOISED]
         title = f"{name}: held-out patients after round {last['round']}"
-        noise = "±: what the noise for privacy alone does" if is_private else None
+        noise = "±: what the noise for privacy alone does" if is_noised else None
         table = Table(title=title, title_justify="left", caption=noise, caption_justify="left")
         table.add_column("site")
         for column in ("held out", *(title_of(c, unit) for c in columns)):

@@ -40,6 +40,7 @@ DOOR: Mapping[str, tuple[str, ...]] = {
     "client/site.py": (*_SITE, *_unit("private_attacks", "trust*")),
     "client/trust.py": _unit("trust*"),
     "common/envelope.py": _unit("envelope", "correspondence"),
+    "common/messages.py": _unit("wire", "parcels"),
     "common/signing.py": _unit("signing", "receipts", "server_receipts"),
     "common/wire.py": _unit("wire", "parcels"),
     "common/wire_limits.py": _unit("wire"),
