@@ -12,9 +12,9 @@ from client.config import load_site_config
 from client.ledger.view import view_ledger
 from client.site import Site
 from common.errors import RefusalCode
+from common.messages import OK, Reply, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
-from common.wire import OK, Reply, TaskKind
 from tests.unit.private_site_cases import answer, ledger_of
 
 OpenReal = Callable[..., Site]
