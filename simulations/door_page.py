@@ -17,9 +17,9 @@ from types import ModuleType
 
 from client import admission, charging, disk, egress, policy, site, trust, withholding
 from client.agreement import what_leaves
-from client.ledger import ledger
+from client.ledger import heads, ledger
 from client.policy import Policy
-from common import wire, wire_limits
+from common import one_piece, wire, wire_limits
 from common.errors import RefusalCode
 from common.messages import Reply, Task, TaskKind
 from common.study_file import load_study
@@ -31,15 +31,18 @@ PAGE = Path(__file__).parents[1] / "docs" / "what-leaves.md"
 _EXAMPLES = ("heart-disease", "heart-disease-private")
 
 _WAY_IN = (
-    ("The form of a message", wire),
+    ("The form of a message", one_piece),
+    ("", wire),
     ("", wire_limits),
     ("Who asks, and for whom", trust),
     ("What is asked", admission),
     ("Your policy", policy),
     ("Room and budget", disk),
     ("", ledger),
+    ("", heads),
     ("", charging),
 )
+_WAY_OUT = (egress, withholding, site)
 _SECTION = re.compile(r"^(Args|Returns|Raises|Attributes|Guarantees|Edge cases):")
 _THREAT = re.compile(r"^([A-Z0-9, -]+)\.(?: Refuses: ([A-Z_]+)\.)?$")
 
@@ -170,7 +173,7 @@ def _way_in() -> str:
 
 
 def _way_out() -> str:
-    rows = [_row(rule) for module in (egress, withholding, site) for rule in rules_of(module)]
+    rows = [_row(rule) for module in _WAY_OUT for rule in rules_of(module)]
     rows += [_row(rule) for rule in rules_of(trust) if rule.name == "client.trust.sign"]
     return "\n\n".join(
         [
