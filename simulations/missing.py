@@ -28,11 +28,12 @@ from common.models.patient_model import PatientModel, drop_granularities, load_s
 from common.study import Study
 from common.study_file import override, without_granularity
 from common.subsets import subsets_of
-from simulations.arms import MEAN, POOLED, refuse_frozen, train_centrally
+from simulations.arms import MEAN, POOLED
 from simulations.bench.plain_loop import PlainSite, plain_loop, read_sites
 from simulations.lacking import NOTHING, Lacking, as_if_lacking, check_lacking
 from simulations.oracle import Evaluated, mean_of_sites, pooled
 from simulations.over_seeds import over_seeds
+from simulations.training_at_one_place import refuse_frozen, train_centrally
 
 OURS = "masked fusion, per-granularity averaging"
 INTERSECTION = "intersection"
