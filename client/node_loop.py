@@ -139,6 +139,7 @@ class Node:
         if fleet.node_id != self._node_id:
             # A SuperLink that gives another number has forgotten the messages of the old one, too.
             self._forget()
+            self._may_have_lost_one = False
             self._node_id = fleet.node_id
         self._remember()
         if self._may_have_lost_one:
