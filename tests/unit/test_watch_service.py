@@ -32,8 +32,9 @@ WITHIN_S = 60.0
 def write(folder: Path, num_events: int | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(event) + "\n" for event in plain_journal()[:num_events])
-    (folder / "journal.jsonl").write_text(text)
-    return folder
+    # A journal only ever grows: whoever reads it meanwhile must not find it empty.
+    (folder / "journal.new").write_text(text)
+    return (folder / "journal.new").rename(folder / "journal.jsonl").parent
 
 
 @contextmanager
