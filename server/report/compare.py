@@ -12,10 +12,11 @@ from typing import Any
 from common.errors import RunError
 from common.study import Study
 from server.journal import Event
-from server.report.html.spread import is_private, last_evaluated, spread_of
+from server.report.html.spread import is_private, spread_of
 from server.report.markdown import columns_of, noised_number_of, number_of, title_of
 from server.report.privacy import cost_of
 from server.report.results import results_of
+from server.report.rounds import last_evaluated
 
 _ABSENT = "–"
 _LONGEST = 60

@@ -5,8 +5,9 @@ from typing import Any
 
 from common.page.document import Section, Table
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private, last_evaluated
+from server.report.html.spread import is_private
 from server.report.markdown import columns_of, title_of
+from server.report.rounds import last_evaluated
 
 _ALWAYS = {
     "held-out patients": (
@@ -20,7 +21,7 @@ _ALWAYS = {
     "update": "What a hospital sends after training: how the numbers in the model should change.",
     "all, pooled": (
         "The held-out patients of all hospitals taken together: a hospital with more of them "
-        "weighs more."
+        "weighs more. Where some sent no figures, it says how many did."
     ),
     "± after a mean": (
         "Standard deviation: about two of three hospitals are no farther than this from the mean."
