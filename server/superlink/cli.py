@@ -133,9 +133,10 @@ def run_command(
             run_study(
                 plan,
                 folder,
-                listeners=[progress.listen, *told, lambda _: interruption.check()],
+                listeners=[progress.listen, *told],
                 on_hospitals=lambda hospitals: _show(hospitals, console),
                 on_notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
+                look=interruption.check,
                 grace_s=grace,
             )
     except KeyboardInterrupt:

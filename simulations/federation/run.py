@@ -43,16 +43,21 @@ class Federation:
         """Runs the study; `out` then holds what every engine leaves there.
 
         Guarantees:
-            - What `look` of the family raises ends the run at the next event of its journal.
+            - What `look` of the family raises ends the run.
 
         Raises:
             RunError: a process has ended for good; it is named.
             WardroundError: as `run_study` raises.
         """
         run = Run(study=self.study, folder=self.out, engine="superlink", resume=resume)
-        told = [*listeners, lambda _: self.family.look()]
         try:
-            run_study(run, self.deployment.coordinator, listeners=told, on_notice=tell)
+            run_study(
+                run,
+                self.deployment.coordinator,
+                listeners=listeners,
+                on_notice=tell,
+                look=self.family.look,
+            )
         except WardroundError:
             self.family.check()
             raise
