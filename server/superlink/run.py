@@ -12,7 +12,8 @@ from server.app import Run, execute
 from server.correspondence import Signed
 from server.journal import Listener
 from server.superlink.control import Control, control_of, sites_of
-from server.superlink.folder import Coordinator, alone
+from server.superlink.folder import Coordinator
+from server.superlink.lock import alone
 from server.superlink.presence import ListedPresence
 from server.superlink.runtime import RunLost
 from server.superlink.task import task_of

@@ -14,7 +14,8 @@ from common.study import Study
 from server.app import Run
 from server.journal import Listener
 from server.superlink.control import Control, control_of, sites_of
-from server.superlink.folder import Coordinator, alone
+from server.superlink.folder import Coordinator
+from server.superlink.lock import alone
 from server.superlink.run import run_study
 from simulations.federation.folders import Deployment, deploy
 from simulations.federation.processes import Family, family

@@ -18,7 +18,7 @@ from common.study_file import override, study_from_toml
 from server.app import Run
 from server.sinks.live import sinks_of, tell_run
 from server.superlink.control import Control, Seen, control_of
-from server.superlink.folder import alone
+from server.superlink.lock import alone
 from server.superlink.run import Hospitals, run_study, skew_of
 from simulations.simulate import Simulation, simulate
 from tests.federation.consortium import (
