@@ -20,6 +20,8 @@ from common.tether import tied
 from server.superlink.lock import alone
 from server.superlink.process import Server, SuperLink, supervise
 
+logger = logging.getLogger(__name__)
+
 _REGISTER = "server.superlink.register"
 _REGISTERING_S = 60.0
 _TICK_S = 0.1
@@ -56,19 +58,30 @@ def keep(server: Server) -> int:
     return 0
 
 
-def register(server: Server, *, stop: threading.Event) -> None:
+def register(server: Server, *, stop: threading.Event, within_s: float = _REGISTERING_S) -> None:
     """Has the roster's nodes registered, by a process of its own; why not, stands in the log.
 
     The server is of use without it: `wardround server run` does it again.
+
+    Guarantees:
+        - The process has ended when this returns: in time, or killed after `within_s` or at `stop`.
+        - Where it cannot be started, the server goes on.
     """
     command = program_of(_REGISTER, server.coordinator)
-    # Out of reach of the terminal's Ctrl-C, as the SuperLink is.
-    process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
-        tied(command), stdin=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + _REGISTERING_S
-    while process.poll() is None and time.monotonic() < deadline and not stop.wait(_TICK_S):
-        pass
+    try:
+        # Out of reach of the terminal's Ctrl-C, as the SuperLink is.
+        process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
+            tied(command), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    except OSError as fault:  # no memory, or too many processes or files
+        logger.warning("the hospitals' nodes are not registered (%s)", fault.strerror)
+        return
+    deadline = time.monotonic() + within_s
+    while process.poll() is None and not stop.is_set():
+        if time.monotonic() >= deadline:
+            logger.warning("the hospitals' nodes were not registered within %.0f s", within_s)
+            break
+        stop.wait(_TICK_S)
     if process.poll() is None:
         process.kill()
     process.wait()

@@ -17,6 +17,7 @@ from common.errors import RunError
 from common.small_program import from_json, to_json
 from server.superlink.control import control_of
 from server.superlink.folder import Coordinator
+from server.superlink.keep import register
 from server.superlink.process import Server, SuperLink, check_host, supervise
 from server.superlink.up import server_of
 from simulations.marked_processes import free_port
@@ -211,6 +212,18 @@ def test_what_is_handed_to_the_small_program_is_what_was_found(
 ) -> None:
     server = server_of(Coordinator.open(consortium.out))
     assert from_json(Server, to_json(server)) == server
+
+
+def test_a_server_goes_on_where_nodes_cannot_be_registered_or_not_in_time(
+    consortium: ConsortiumFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = server_of(Coordinator.open(consortium.out))
+    register(server, stop=threading.Event(), within_s=0.0)
+    assert "not registered within 0 s" in caplog.text
+    assert processes_with(consortium.out.resolve()) == []
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    register(server, stop=threading.Event())
+    assert "not registered (No such file or directory)" in caplog.text
 
 
 def test_the_rosters_nodes_are_registered_once_the_server_is_up(
