@@ -14,7 +14,7 @@ from client.prepared import Prepared
 from client.work import Work
 from common.code_version import code_fingerprint
 from common.errors import Refusal, RefusalCode
-from common.wire import Task, TaskKind
+from common.messages import Task, TaskKind
 
 
 def admitted(task: Task, works: Mapping[str, Work]) -> Work:

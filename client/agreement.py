@@ -18,6 +18,7 @@ from client.policy import Policy
 from common.arrays import Manifest, size_of
 from common.code_version import code_fingerprint, release
 from common.errors import StudyError
+from common.messages import TaskKind
 from common.metrics.evaluation import SECONDS
 from common.metrics.subgroups import group_statistics_of, splits_of
 from common.models.patient_model import PatientModel, block_owner, trainable_manifest
@@ -25,7 +26,6 @@ from common.normalisation import moments_manifest
 from common.privacy.plan import describe
 from common.privacy.sections import PatientPrivacy, SitePrivacy
 from common.study import Study
-from common.wire import TaskKind
 
 _MOST_DIFFERENCES = 20
 _KIB = 1024

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from common import wire
 from common.errors import MessageError, SiteConfigError, SiteProcessError
+from common.messages import TaskKind
 from common.parcels import is_packed, packed, unpacked
 from common.run_folder import run_folder, site_folders
 from common.study_file import study_of_run
@@ -43,7 +44,7 @@ def relay(site: "Site", message: Message) -> Message:
             raise MessageError("Expected a task of the message's type, found another.")
         reply = site.answer(task)
     except MessageError:
-        reply = site.refuse_malformed(wire.TaskKind(message.metadata.message_type))
+        reply = site.refuse_malformed(TaskKind(message.metadata.message_type))
     return Message(wire.reply_to_records(reply), reply_to=message)
 
 

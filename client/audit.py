@@ -9,13 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from client.chained_file import ChainedFile
+from common.messages import Reply, Task
 from common.signing import Purpose, SigningKey
-
-if TYPE_CHECKING:  # it loads flwr, and commands that look at the log need none
-    from common.wire import Reply, Task
 
 
 def audit_path(state_dir: Path) -> Path:
@@ -69,7 +66,7 @@ class AuditLog:
         self._file.check_end()
 
 
-def audit_line(task: "Task", reply: "Reply", kept_back: list[str]) -> dict[str, object]:
+def audit_line(task: Task, reply: Reply, kept_back: list[str]) -> dict[str, object]:
     """What the log says of an answer: names, counts and digests.
 
     Args:
@@ -95,7 +92,7 @@ def audit_line(task: "Task", reply: "Reply", kept_back: list[str]) -> dict[str, 
     }
 
 
-def _size_bytes(reply: "Reply") -> int:
+def _size_bytes(reply: Reply) -> int:
     """The size of all numbers of a reply; 8 bytes for each count and each one of a statistic."""
     num_numbers = len(reply.counts) + sum(len(values) for values in reply.metrics.values())
     return 8 * num_numbers + (0 if reply.arrays is None else reply.arrays.flat.nbytes)

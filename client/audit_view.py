@@ -24,9 +24,9 @@ from client.chained_lines import Line, read_lines
 from client.ledger.verification import chain_of, read_countersigned, readable_books
 from client.plain_text import plain
 from common.errors import SiteConfigError
+from common.messages import OK
 from common.receipts import Countersigned
 from common.signing import Purpose, SigningKey, is_countersigned
-from common.wire import OK
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,18 +18,11 @@ from client.ledger.fingerprint import on_these_data
 from client.ledger.ledger import Ledger
 from client.prepared import UNLIMITED, Prepared
 from common.errors import Refusal, RefusalCode
+from common.messages import Reply, Task, TaskKind
 from common.privacy.accounting import epsilon_of
-from common.privacy.events import Charge, Gaussian, Unprotected
+from common.privacy.events import Charge, Gaussian
 from common.receipts import Receipt
-from common.wire import (
-    Reply,
-    Task,
-    TaskKind,
-    records_from_bytes,
-    records_to_bytes,
-    reply_from_records,
-    reply_to_records,
-)
+from common.wire import records_from_bytes, records_to_bytes, reply_from_records, reply_to_records
 
 # Whoever asks for what is refused must not fill a hospital's disk: the audit log has them all.
 _MOST_REFUSALS = 1000
@@ -82,7 +75,8 @@ class Ledgered(Charging):
           its arrays is refused.
         - No run is charged more than its plan (rounds, spare rounds, one evaluation), and no data
           set more than the policy's budget: asked before any work.
-        - A run without privacy is charged once, as what it is: no bound holds after it.
+        - A run without privacy is charged once, as what it is: no bound holds after it. How many
+          such runs there may be, and how many models of a round, is limited.
         - Nothing is charged or worked on that has no room on the disk.
 
     Args:
@@ -104,8 +98,8 @@ class Ledgered(Charging):
         """The reply to a task, with the signed head of the ledger.
 
         Raises:
-            Refusal: LEDGER_BEHIND, ROUND_REPEATED, DISK_FULL or BUDGET_EXCEEDED, before any work;
-                or what `work` raises.
+            Refusal: LEDGER_BEHIND, ROUND_REPEATED, RUN_LIMIT, DISK_FULL or BUDGET_EXCEEDED, before
+                any work; or what `work` raises.
         """
         if self._room is not None:
             self._room.check(task)
@@ -115,7 +109,7 @@ class Ledgered(Charging):
             self._ledger.discard_answers(task.run_id, before_round=task.round - 1)
         request = _request(task, prepared)
         if prepared.plan.mode == "none":
-            self._note_unprotected(request, prepared)
+            self._admit_unprotected(request, prepared)
             return replace(work(), receipt=self._receipt())
         sealed = self._ledger.sealed(request)
         charges = on_these_data(prepared.plan.charges_of(task.kind), self._fingerprint)
@@ -204,15 +198,16 @@ class Ledgered(Charging):
             request, charges, fingerprint=self._fingerprint, source_kind=self._source_kind
         )
 
-    def _note_unprotected(self, request: Request, prepared: Prepared) -> None:
+    def _admit_unprotected(self, request: Request, prepared: Prepared) -> None:
         """Charges a run without privacy, at the first task that releases something.
 
         The id of a run is the coordinator's word: a private run may have been charged under it.
         """
-        charged = self._ledger.charges(request.run_id)
-        if not any(isinstance(charge.event, Unprotected) for charge in charged):
+        policy = prepared.policy
+        if self._ledger.begin_unprotected(request.run_id, most=policy.max_runs_without_privacy):
             charges = on_these_data(prepared.plan.charges_of(request.kind), self._fingerprint)
             self._reserve(request, charges)
+        self._ledger.answer_unprotected(request, most=policy.max_models_per_round)
 
     def _cost(self, task: Task, prepared: Prepared) -> tuple[float, float] | None:
         """Epsilon and delta of the run so far; None where no bound holds."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.disk import MARGIN_BYTES, free_bytes
 from common.errors import Refusal, RefusalCode
-from common.wire import Task
+from common.messages import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from client.withholding import (
 )
 from common.arrays import Manifest
 from common.errors import Refusal, RefusalCode
+from common.messages import OK, Reply, TaskKind
 from common.metrics.attributions import (
     STATISTICS,
     bound_of,
@@ -32,7 +33,6 @@ from common.metrics.statistics import EvaluationSums
 from common.metrics.subgroups import group_prefixes, is_of_group
 from common.models.patient_model import SHARED
 from common.study import Study
-from common.wire import OK, Reply, TaskKind
 
 DTYPES = {TaskKind.TRAIN: np.dtype(np.float32), TaskKind.ENROL: np.dtype(np.float64)}
 

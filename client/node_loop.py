@@ -20,29 +20,27 @@ from client.agent_client import MAX_MESSAGE_BYTES, SiteConnection
 from client.node_content import for_coordinator, for_site
 from client.node_faults import NotRecognised, Rejected, Unreachable
 from client.node_fleet import Fleet
+from client.node_heartbeat import Beating
 from client.node_objects import Outgoing, Pulled
+from client.node_question import answer_of
 from client.node_session import Session
-from client.node_threads import Beating, Question
-from common import wire
 from common.errors import MessageError, SiteProcessError
+from common.messages import TaskKind
 
 logger = logging.getLogger(__name__)
 
 # What the heartbeat's file holds while this node is on the SuperLink's list, else why it is not.
 CONNECTED = "connected"
 
-_KINDS = frozenset(kind.value for kind in wire.TaskKind)
+_KINDS = frozenset(kind.value for kind in TaskKind)
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 _LOOK_EVERY_S = 0.5
 _FIRST_DELAY_S = 0.25
 _LONGEST_DELAY_S = 10.0
-_TURN_S = 0.5
 _SITE_PATIENCE_S = 60.0
-_WORKING_S = 1.0
 # Longer than a coordinator waits between two looks for replies.
 _AWAY_S = 3.0
-_MAX_BREAKS = 2
 _MAX_LIVES = 3
 
 
@@ -141,6 +139,7 @@ class Node:
         if fleet.node_id != self._node_id:
             # A SuperLink that gives another number has forgotten the messages of the old one, too.
             self._forget()
+            self._may_have_lost_one = False
             self._node_id = fleet.node_id
         self._remember()
         if self._may_have_lost_one:
@@ -234,7 +233,14 @@ class Node:
             if len(asked) > MAX_MESSAGE_BYTES:
                 raise MessageError(f"Expected at most {MAX_MESSAGE_BYTES} bytes, found more.")
             started = time.monotonic()
-            answer = self._ask_site(asked, metadata.message_type)
+            answer = answer_of(
+                self._site,
+                asked,
+                metadata.message_type,
+                patience_s=self._site_patience_s,
+                stop=self._stop,
+                on_turn=self._alive,
+            )
             if answer is None:
                 return None
             del asked
@@ -249,32 +255,6 @@ class Node:
             code = crashed if self._is_site_gone else unusable
             reply = Message(Error(code=code, reason=""), reply_to=pulled.message)
         return Outgoing(reply=reply, seconds=time.monotonic() - started)
-
-    def _ask_site(self, asked: bytes, kind: str) -> bytes | None:
-        """The site's answer, asked for again while it restarts; None where `stop` comes first.
-
-        Raises `SiteProcessError` when patience is at its end, or the site does not take this.
-        """
-        last_seen, num_breaks = time.monotonic(), 0
-        while True:
-            question = Question(self._site, asked, kind)
-            question.start()
-            while not question.done.wait(_TURN_S):
-                self._alive()
-                if self._stop.is_set():
-                    return None
-            if question.fault is None:
-                return question.answer
-            # A site that broke at its work is given time to come back, but not for ever the same
-            # message, of which it may have died.
-            if question.seconds > _WORKING_S and num_breaks < _MAX_BREAKS:
-                last_seen, num_breaks = time.monotonic(), num_breaks + 1
-            waited_s = time.monotonic() - last_seen
-            if not question.fault.may_retry or waited_s > self._site_patience_s:
-                raise question.fault
-            self._alive()
-            if self._stop.wait(_FIRST_DELAY_S):
-                return None
 
     def _is_site_ready(self) -> bool:
         self._alive()

@@ -217,6 +217,8 @@ def _named(
 
 def _put(model: nn.Module, named: Named, prefix: str) -> None:
     """Copies the values whose names begin with `prefix` into the parameters of those names."""
+    if not named:
+        return
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             value = named.get(prefix + name)

@@ -36,6 +36,10 @@ class Policy(Section):
         min_patients: with fewer training patients than this, the site takes no part.
         smallest_group: metrics and counts over fewer patients than this are not sent.
         max_rounds: the last round for which a task is answered.
+        max_models_per_round: without privacy, the number of different models for which a round is
+            answered; a coordinator that goes back to a checkpoint may need a second one.
+        max_runs_without_privacy: the number of runs without privacy that these data take part in,
+            over all studies.
         max_local_steps: the most optimizer steps in one round, those of its own model included.
         max_update_norm: an update of a larger L2 norm is scaled down to it, and this is logged.
         metrics: names of the evaluation statistics that may leave, plain ("confusion": of any
@@ -52,6 +56,8 @@ class Policy(Section):
     min_patients: Limit = 50
     smallest_group: Limit = 10
     max_rounds: Limit = 1000
+    max_models_per_round: Limit = 3
+    max_runs_without_privacy: Limit = 100
     max_local_steps: Limit = 10_000
     max_update_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
     metrics: tuple[str, ...] = ("*",)

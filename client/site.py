@@ -29,12 +29,12 @@ from client.trust import NOT_ASKED, Joined, Simulated, Trust
 from client.work import PlainWork, PredictionObserver, PrivateWork, Sources, Work
 from common.arrays import size_of
 from common.errors import DataError, Refusal, RefusalCode
+from common.messages import Reply, Task, TaskKind
 from common.models.patient_model import load_state
 from common.privacy.mechanisms import NoiseSource
 from common.seeds import seed_of
 from common.signing import SigningKey
 from common.study import Study
-from common.wire import Reply, Task, TaskKind
 
 logger = logging.getLogger(__name__)
 

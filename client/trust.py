@@ -17,8 +17,8 @@ from client.roster import accepted_roster, coordinator_key_of
 from common.envelope import is_task_signed, sign_reply
 from common.errors import Refusal, RefusalCode, SiteConfigError
 from common.files import sync_folder
+from common.messages import Reply, Task
 from common.signing import SigningKey
-from common.wire import Reply, Task
 
 # What nobody of the consortium has asked for.
 NOT_ASKED = frozenset(

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from client.policy import Policy
 from common.arrays import Arrays, slices_of
+from common.messages import Reply, TaskKind
 from common.metrics.attributions import PATIENTS, STATISTICS
 from common.metrics.evaluation import SECONDS
 from common.models.patient_model import SHARED, block_owner
 from common.normalisation import MOMENTS
-from common.wire import Reply, TaskKind
 
 Floats = NDArray[np.float64]
 Metrics = Mapping[str, tuple[float, ...]]

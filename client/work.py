@@ -28,12 +28,12 @@ from client.private_statistics import private_evaluation, private_moments
 from client.subgroups import group_sums, members_of
 from client.training import train
 from common.arrays import Arrays
+from common.messages import Reply
 from common.metrics.attributions import attributions_to_flat
 from common.metrics.evaluation import PERSONAL, to_flat
 from common.models.patient_model import parameters_of
 from common.privacy.mechanisms import NoiseSource
 from common.seeds import seed_of
-from common.wire import Reply
 
 # (round, model, predictions and outcomes of the held-out patients): for the simulation's oracle.
 # The model is "" for the shared one, or `PERSONAL`.

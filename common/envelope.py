@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from common.arrays import Arrays
+from common.messages import Reply, Task
 from common.signing import Purpose, SigningKey, canonical_json, verify
-from common.wire import SCHEMA, Reply, Task
+from common.wire import SCHEMA
 
 
 def sign_task(task: Task, key: SigningKey) -> Task:

@@ -102,6 +102,7 @@ class RefusalCode(StrEnum):
     LEDGER_BEHIND = "ledger_behind"
     ROUND_REPEATED = "round_repeated"
     ROUND_LIMIT = "round_limit"
+    RUN_LIMIT = "run_limit"
     STEP_LIMIT = "step_limit"
     ARRAYS_MISMATCH = "arrays_mismatch"
     ARRAYS_NOT_FINITE = "arrays_not_finite"

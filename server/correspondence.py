@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.envelope import is_reply_signed, sign_task
+from common.messages import Reply, Task
 from common.roster import Roster
 from common.signing import SigningKey
-from common.wire import Reply, Task
 
 
 class Correspondence(Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from common.arrays import Arrays
-from common.wire import Reply
+from common.messages import Reply
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ from common import wire
 from common.arrays import Manifest
 from common.contract import SITE_NAME_PATTERN
 from common.errors import MessageError, RefusalCode
+from common.messages import OK, Reply, Task, TaskKind
 from common.metrics.attributions import is_attribution
 from common.metrics.subgroups import is_of_group
 from common.models.patient_model import SHARED
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
-from common.wire import Reply, Task
 from server import plausible_moments, plausible_statistics
 from server.correspondence import Correspondence
 
@@ -73,7 +73,7 @@ def open_reply(
     )
     if fault:
         return None, f"rejected: {fault}"
-    if reply.status != wire.OK:
+    if reply.status != OK:
         if reply.status not in _REFUSALS:
             return None, "malformed"
         # A site cannot say which task it was that it could not read.
@@ -168,7 +168,7 @@ def _fault_of_norm(reply: Reply, expected: Expected) -> str:
 
     Threat: C-1, C-4.
     """
-    if reply.kind is not wire.TaskKind.TRAIN or reply.arrays is None:
+    if reply.kind is not TaskKind.TRAIN or reply.arrays is None:
         return ""
     most = expected.study.strategy.max_update_norm
     return "an update of absurd norm" if reply.arrays.norm > most else ""
@@ -180,7 +180,7 @@ def _fault_of_counts(reply: Reply, expected: Expected) -> str:
     Threat: C-2.
     """
     counts, study = reply.counts, expected.study
-    if reply.kind is wire.TaskKind.EVALUATE:
+    if reply.kind is TaskKind.EVALUATE:
         return "counts in an evaluation" if counts else ""
     is_complete = set(counts) == {SHARED, *study.granularities, *study.outcomes}
     return "" if is_complete else "counts of other granularities or outcomes"
@@ -230,7 +230,7 @@ def _fault_of_moments(reply: Reply, expected: Expected) -> str:
 
     Threat: C-1, C-2.
     """
-    if reply.kind is not wire.TaskKind.ENROL or reply.arrays is None:
+    if reply.kind is not TaskKind.ENROL or reply.arrays is None:
         return ""
     named = reply.arrays.unpack()
     return plausible_moments.fault_of(named, reply.counts, site=reply.site, study=expected.study)
@@ -242,7 +242,7 @@ def _fault_of_early_statistics(reply: Reply, expected: Expected) -> str:
     Threat: S0-2.
     """
     is_private = isinstance(expected.study.privacy, PatientPrivacy)
-    is_early = is_private and reply.metrics and reply.kind is not wire.TaskKind.EVALUATE
+    is_early = is_private and reply.metrics and reply.kind is not TaskKind.EVALUATE
     return "statistics before the last round" if is_early else ""
 
 
@@ -251,7 +251,7 @@ def _fault_of_early_groups(reply: Reply, expected: Expected) -> str:
 
     Threat: S0-2.
     """
-    if reply.kind is wire.TaskKind.EVALUATE:
+    if reply.kind is TaskKind.EVALUATE:
         return ""
     if any(map(is_of_group, reply.metrics)):
         return "statistics of groups before the last round"

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from flwr.serverapp import Grid
 
+from common.messages import TaskKind
 from common.normalisation import moments_manifest
 from common.study import Study
-from common.wire import TaskKind
 from server.enrolment import Roster
 from server.grid import exchange
 from server.journal import Journal

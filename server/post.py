@@ -14,8 +14,8 @@ from common import wire
 from common.arrays import Arrays, Manifest
 from common.code_version import code_fingerprint
 from common.errors import MessageError
+from common.messages import Reply, Task, TaskKind
 from common.study import Study
-from common.wire import Reply, Task, TaskKind
 from server.correspondence import Correspondence
 from server.enrolment import Enrolled
 from server.inbox import SILENT, Expected, claimed_site, open_reply

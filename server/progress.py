@@ -11,9 +11,9 @@ from common.metrics.evaluation import from_flat, statistics_of
 from common.metrics.statistics import EvaluationSums, Metrics
 from common.study import Study
 from server.journal import Event
+from server.report.columns import columns_of, columns_with_values, noised_number_of, title_of
 from server.report.html.words import reason_of
-from server.report.markdown import columns_of, columns_with_values, noised_number_of, title_of
-from server.report.privacy import cost_of
+from server.report.privacy import cost_of, is_private
 from server.report.rounds import last_evaluated, pooled_title
 from server.watch.states import RunState, after, span
 
@@ -194,15 +194,15 @@ def _outcome_tables(results: dict[str, Any]) -> Iterator[Table]:
     last = last_evaluated(results) or next(reversed(results["rounds"]), None)
     if last is None:
         return
-    is_private = results["privacy"]["mode"] == "patient"
+    is_noised = is_private(results)
     for name in results["outcomes"]:
         unit = results.get("units", {}).get(name, "")
         parts = [last["pooled"][name], *((m or {}).get(name) for m in last["sites"].values())]
         columns = columns_with_values(results, name, parts)
-        if is_private:
+        if is_noised:
             columns = columns[:_MOST_NOISED]
         title = f"{name}: held-out patients after round {last['round']}"
-        noise = "±: what the noise for privacy alone does" if is_private else None
+        noise = "±: what the noise for privacy alone does" if is_noised else None
         table = Table(title=title, title_justify="left", caption=noise, caption_justify="left")
         table.add_column("site")
         for column in ("held out", *(title_of(c, unit) for c in columns)):

@@ -16,11 +16,11 @@ from flwr.serverapp.strategy import Result, Strategy
 from common import wire
 from common.arrays import Arrays, Manifest, l2_norm, size_of
 from common.errors import CohortError, RunError
+from common.messages import TaskKind
 from common.models.patient_model import block_owner
 from common.normalisation import add_moments, normalisation_of
 from common.study import Study
 from common.tail_average import TailAverage
-from common.wire import TaskKind
 from server.aggregation import SiteUpdate, add_to_parameters, long_updates
 from server.checkpoint import Checkpoint, CheckpointFolder
 from server.combining import Combining

@@ -17,28 +17,26 @@ import torch
 
 from client.config import load_site_config
 from client.data import Cohort, concatenate, read_cohort, usable_cohort
-from client.dp_training import train_privately
 from client.evaluation import predict_at_site
-from client.normalise import moments_of
-from client.training import to_device, train
-from common.arrays import Arrays
-from common.errors import DataError, StudyError
+from client.training import to_device
+from common.errors import DataError
 from common.metrics.evaluation import PERSONAL, statistics_of
 from common.metrics.statistics import Floats, Labels, Metrics, Statistics
-from common.models.patient_model import PatientModel, load_state, state_of, trainable_manifest
-from common.normalisation import normalisation_of
-from common.privacy.mechanisms import NoiseSource
-from common.privacy.plan import plan_of
+from common.models.patient_model import PatientModel
 from common.privacy.sections import PatientPrivacy
 from common.run_folder import site_folders
-from common.seeds import seed_of
 from common.study import Study
 from common.study_file import override
-from common.tail_average import TailAverage
 from simulations.logistic import logistic_predictions
 from simulations.oracle import Evaluated, Oracle, mean_of_sites, pooled
 from simulations.over_seeds import over_seeds
 from simulations.simulate import Simulation, simulate
+from simulations.training_at_one_place import (
+    refuse_frozen,
+    train_centrally,
+    train_pooled,
+    train_privately_alone,
+)
 
 POOLED = "all, pooled"
 MEAN = "mean of sites"
@@ -121,21 +119,8 @@ def run_seed(
         for folder in site_folders(sites)
         if folder.name not in left_out
     }
-    train = concatenate([cohort.train for cohort in cohorts.values()])
-    oracle = Oracle()
     run = Simulation(study=study, sites=sites, out=out, left_out=left_out)
-    simulate(run, oracle=oracle)
-    evaluated = {"federated": dict(oracle.latest())}
-    absent = [
-        name for name, c in cohorts.items() if len(c.test) and name not in evaluated["federated"]
-    ]
-    if absent:
-        raise DataError(
-            f"Expected every site to take part in every arm, found {', '.join(absent)} absent from "
-            f"the federated one. {out / 'report.md'} says why. Mend or remove these folders."
-        )
-    if study.personal.has_model:
-        evaluated["federated, personal"] = dict(oracle.latest(PERSONAL))
+    evaluated = _federated(run, cohorts)
     is_private = isinstance(study.privacy, PatientPrivacy)
     train_alone = train_privately_alone if is_private else train_centrally
     evaluated["local only"] = {
@@ -146,6 +131,7 @@ def run_seed(
         # Who may pool patients may see them; these arms would be no comparison under privacy.
         central = train_pooled(study, list(cohorts.values()))
         evaluated["pooled"] = {name: _evaluate(central, c, study) for name, c in cohorts.items()}
+        train = concatenate([cohort.train for cohort in cohorts.values()])
         evaluated["logistic regression, pooled"] = {
             name: (logistic_predictions(train, c.test, study), c.test.outcomes)
             for name, c in cohorts.items()
@@ -159,86 +145,24 @@ def run_seed(
     ]
 
 
-def train_centrally(study: Study, patients: Cohort, *, site: str) -> PatientModel:
-    """The study's model, trained on these patients at one place, round after round.
-
-    Normalised by these patients' own moments where the study's normalisation is federated.
+def _federated(run: Simulation, cohorts: Mapping[str, Cohort]) -> dict[str, dict[str, Evaluated]]:
+    """The federated arms, by site: the shared model and, where they have one, the sites' own.
 
     Raises:
-        StudyError: the study has frozen encoders.
+        DataError: a site with held-out patients took no part.
     """
-    refuse_frozen(study)
-    model = PatientModel(study)
-    if study.normalisation.method == "federated":
-        named = state_of(model).unpack()
-        named |= normalisation_of(study, moments_of(patients, study))
-        load_state(model, Arrays.pack(named))
-    on_device = to_device(patients, torch.device("cpu"))
-
-    def train_round(round_number: int) -> None:
-        train(model, on_device, study, seed=seed_of(study.training.seed, site, round_number))
-
-    return _after_rounds(model, study, train_round)
-
-
-def train_privately_alone(study: Study, patients: Cohort, *, site: str) -> PatientModel:
-    """The study's model, trained on one hospital's patients alone, with the study's privacy.
-
-    A hospital that trains for itself owes its patients the same when it gives the model away. It
-    is normalised by the public ranges, and repeatable, so that it protects nobody here.
-    """
-    model = PatientModel(study)
-    plan = plan_of(study, cohort_size=max(len(patients), 1))
-    on_device = to_device(patients, torch.device("cpu"))
-
-    def train_round(round_number: int) -> None:
-        seed = seed_of(study.training.seed, site, round_number)
-        source = NoiseSource.seeded(seed_of(seed, "noise"))
-        train_privately(model, on_device, study, plan, source=source, seed=seed)
-
-    return _after_rounds(model, study, train_round)
-
-
-def _after_rounds(
-    model: PatientModel, study: Study, train_round: Callable[[int], None]
-) -> PatientModel:
-    """The model after all rounds, or the mean of the last ones, as the study would release it."""
-    average = TailAverage.of(study, trainable_manifest(model))
-    tail = average.start()
-    for round_number in range(study.training.rounds):
-        train_round(round_number)
-        if average.takes(round_number + 1):
-            tail = average.add(tail, state_of(model), round_number=round_number + 1)
-    load_state(model, average.released(tail, state_of(model)))
-    return model
-
-
-def refuse_frozen(study: Study) -> None:
-    """Nothing, if every encoder is trained.
-
-    Raises:
-        StudyError: some are frozen; they would stay as they were drawn, because the arms start
-            from no other model.
-    """
-    if study.model.frozen:
-        raise StudyError(
-            "Expected a study that trains every encoder, found model.frozen = "
-            f"{', '.join(study.model.frozen)} in '{study.name}'. Comparisons start from no other "
-            "model: train these encoders here, or use `wardround simulate --init-from`."
+    oracle = Oracle()
+    simulate(run, oracle=oracle)
+    shared = dict(oracle.latest())
+    absent = [name for name, cohort in cohorts.items() if len(cohort.test) and name not in shared]
+    if absent:
+        raise DataError(
+            f"Expected every site to take part in every arm, found {', '.join(absent)} absent from "
+            f"the federated one. {run.out / 'report.md'} says why. Mend or remove these folders."
         )
-
-
-def train_pooled(study: Study, cohorts: Sequence[Cohort]) -> PatientModel:
-    """The study's model, trained on all sites' patients at one place with the work of all sites."""
-    train = concatenate([cohort.train for cohort in cohorts])
-    return train_centrally(_with_work_of(study, len(cohorts)), train, site="pooled")
-
-
-def _with_work_of(study: Study, num_sites: int) -> Study:
-    """The study with the local steps of all sites together, where it counts work in steps."""
-    if study.training.local_steps is None:
-        return study
-    return override(study, training__local_steps=study.training.local_steps * num_sites)
+    if not run.study.personal.has_model:
+        return {"federated": shared}
+    return {"federated": shared, "federated, personal": dict(oracle.latest(PERSONAL))}
 
 
 def _lacking(study: Study, whole: Study, sites: Path) -> frozenset[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from common.files import write_atomically
 from common.metrics.evaluation import statistics_of
 from common.study import Study
-from server.report.markdown import title_of, with_values
+from server.report.columns import title_of, with_values
 from simulations.arms import ARMS, MEAN, POOLED, ArmResult
 
 

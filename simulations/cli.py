@@ -134,16 +134,26 @@ def missing(
     sites: Sites = None,
     num_seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 5,
     rounds: Rounds = None,
+    lacking: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOSPITAL=NAME,NAME",
+            help="Granularities that a hospital has and is to train without; may be given for "
+            "several hospitals. Its held-out patients keep them.",
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = os.cpu_count() or 1,
     out: Annotated[Path | None, typer.Option(help="Default: runs/STUDY-missing-TIME.")] = None,
 ) -> None:
     """Predict from every subset of granularities: ours against zero-filling, and more."""
     from common.run_folder import check_unused
     from common.study_file import load_study, override
+    from simulations.lacking import lacking_of
     from simulations.missing import run_missing
     from simulations.missing_report import write_missing
 
     effective = override(load_study(study), training__rounds=rounds)
+    taken = lacking_of(lacking or [])
     folder = out or new_run_folder(f"{effective.name}-missing")
     check_unused(folder)
     console = Console(stderr=True)
@@ -155,8 +165,10 @@ def missing(
             done.append(name)
             status.update(f"{len(done)} of {num_seeds} seeds finished")
 
-        results = run_missing(effective, sites, seeds=range(num_seeds), jobs=jobs, on_done=on_done)
-    report = write_missing(results, folder, study=effective)
+        results = run_missing(
+            effective, sites, seeds=range(num_seeds), jobs=jobs, lacking=taken, on_done=on_done
+        )
+    report = write_missing(results, folder, study=effective, lacking=taken)
     typer.echo(report.read_text(encoding="utf-8"))
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 

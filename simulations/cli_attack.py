@@ -4,15 +4,21 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 """
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from server.cli_run import StudyName
+
+if TYPE_CHECKING:
+    from common.study import Study
+    from simulations.attacks.finding import Finding
+    from simulations.attacks.reconstruction import Reconstructions
 
 _AUDITED_PATIENTS = 400
 _FEWEST_SHADOWS = 3
@@ -59,8 +65,7 @@ def attacks(
         )
     from common.study_file import load_study
     from simulations.attacks.suite import attack_all
-    from simulations.attacks.summary import rows_of, write_attacks
-    from simulations.over_seeds import over_seeds
+    from simulations.attacks.summary import write_attacks
 
     loaded = load_study(study)
     console = Console(stderr=True)
@@ -75,30 +80,10 @@ def attacks(
         )
         for seed in range(1, num_seeds + 1)
     }
-    done: list[str] = []
-    try:
-        with console.status(f"attacking simulated patients of {loaded.name}") as status:
-
-            def on_done(name: str) -> None:
-                done.append(name)
-                status.update(f"{len(done)} of {len(work)} seeds")
-
-            results = over_seeds(work, jobs=jobs, on_done=on_done)
-    except KeyboardInterrupt:
-        console.print("Interrupted; nothing was written.")
-        raise typer.Exit(130) from None
-    audits = []
-    if audit:
-        from common.study_file import with_patient_privacy
-        from simulations.attacks.exposure import DELTA
-        from simulations.attacks.gaussian_audit import finding_of
-        from simulations.attacks.study_audit import audit_study
-
-        private = with_patient_privacy(loaded, epsilon=epsilon, delta=DELTA)
-        audits.append(audit_study(private, finding_of, cohort_size=_AUDITED_PATIENTS, seed=1))
+    results = _attacked(work, jobs=jobs, name=loaded.name, console=console)
     encoder = "the study's own" if own_encoder else "16 × 16 pixels, last stage of one place"
     findings = write_attacks(
-        list(results.values()),
+        results,
         out,
         study=loaded.name,
         settings={
@@ -107,8 +92,46 @@ def attacks(
             "image encoder": encoder,
             "shadow models": shadows,
         },
-        audits=audits,
+        audits=[_audited(loaded, epsilon)] if audit else [],
     )
+    _tell(console, findings, out)
+
+
+def _attacked(
+    work: Mapping[str, "Callable[[], Reconstructions]"], *, jobs: int, name: str, console: Console
+) -> "list[Reconstructions]":
+    """What attacks have reached, one for each seed; people see how far it is."""
+    from simulations.over_seeds import over_seeds
+
+    done: list[str] = []
+    try:
+        with console.status(f"attacking simulated patients of {name}") as status:
+
+            def on_done(seed: str) -> None:
+                done.append(seed)
+                status.update(f"{len(done)} of {len(work)} seeds")
+
+            return list(over_seeds(work, jobs=jobs, on_done=on_done).values())
+    except KeyboardInterrupt:
+        console.print("Interrupted; nothing was written.")
+        raise typer.Exit(130) from None
+
+
+def _audited(study: "Study", epsilon: float) -> "Finding":
+    """What canaries say of the claim of epsilon."""
+    from common.study_file import with_patient_privacy
+    from simulations.attacks.exposure import DELTA
+    from simulations.attacks.gaussian_audit import finding_of
+    from simulations.attacks.study_audit import audit_study
+
+    private = with_patient_privacy(study, epsilon=epsilon, delta=DELTA)
+    return audit_study(private, finding_of, cohort_size=_AUDITED_PATIENTS, seed=1)
+
+
+def _tell(console: Console, findings: "Sequence[Finding]", out: Path) -> None:
+    """Prints what was recovered, and where the files are."""
+    from simulations.attacks.summary import rows_of
+
     shown = Table("attack", "protection", "mean ± sd over seeds", "outcome")
     for row in rows_of(findings):
         shown.add_row(*row)

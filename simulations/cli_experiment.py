@@ -19,6 +19,7 @@ from simulations.cli_simulate import Sites
 
 if TYPE_CHECKING:
     from common.study import Study
+    from simulations.experiments.make import Written
 
 _HELP = "Experiments of many runs: what privacy costs in use."
 _EPSILONS = "0.5,1,2,4,8,inf"
@@ -87,26 +88,10 @@ def privacy(
     out: Annotated[Path | None, typer.Option(help="Default: runs/STUDY-privacy-TIME.")] = None,
 ) -> None:
     """Utility over epsilon, fairly compared, with attacks on each point; goes on after a stop."""
-    for name, value, allowed in (
-        ("--sampler", sampler, ("grid", "pareto")),
-        ("--tuning-cost", tuning_cost, ("state", "charge")),
-        ("--attacks", attacks, ("none", "audit", "all")),
-    ):
-        if value not in allowed:
-            raise typer.BadParameter(
-                f"expected {' or '.join(allowed)}, found '{value}'", param_hint=name
-            )
-    noises = _numbers(noise_multipliers, float, "--noise-multipliers")
-    asked = epsilons or ("" if noises else _EPSILONS)
-    finite = [e for e in _numbers(asked, float, "--epsilons") if math.isfinite(e)]
-    if not finite and not noises:
-        raise typer.BadParameter("expected a finite epsilon, found none", param_hint="--epsilons")
-    if noises and sampler == "pareto":
-        raise typer.BadParameter(
-            "expected epsilons alone with --sampler pareto, found noise; leave it out, or use "
-            "--sampler grid",
-            param_hint="--noise-multipliers",
-        )
+    _check_choice("--sampler", sampler, ("grid", "pareto"))
+    _check_choice("--tuning-cost", tuning_cost, ("state", "charge"))
+    _check_choice("--attacks", attacks, ("none", "audit", "all"))
+    finite, noises = _levels(epsilons, noise_multipliers, sampler=sampler)
     from simulations.experiments.attacks import ATTACKS
     from simulations.experiments.make import Wanted, bases_of, make_experiment
     from simulations.experiments.settings import Axes
@@ -142,6 +127,37 @@ def privacy(
             on_progress=on_progress,
             figure=figure,
         )
+    _tell(console, written)
+
+
+def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises `BadParameter` where an option is none of the words that it may be."""
+    if value not in allowed:
+        raise typer.BadParameter(
+            f"expected {' or '.join(allowed)}, found '{value}'", param_hint=option
+        )
+
+
+def _levels(
+    epsilons: Listed, noise_multipliers: Listed, *, sampler: str
+) -> tuple[list[float], tuple[float, ...]]:
+    """How much privacy is compared: finite epsilons, and noise in place of them."""
+    noises = _numbers(noise_multipliers, float, "--noise-multipliers")
+    asked = epsilons or ("" if noises else _EPSILONS)
+    finite = [e for e in _numbers(asked, float, "--epsilons") if math.isfinite(e)]
+    if not finite and not noises:
+        raise typer.BadParameter("expected a finite epsilon, found none", param_hint="--epsilons")
+    if noises and sampler == "pareto":
+        raise typer.BadParameter(
+            "expected epsilons alone with --sampler pareto, found noise; leave it out, or use "
+            "--sampler grid",
+            param_hint="--noise-multipliers",
+        )
+    return finite, noises
+
+
+def _tell(console: Console, written: "Written") -> None:
+    """Prints the report and where its files are; exit code 1 where no private run has ended."""
     typer.echo(written.report.read_text(encoding="utf-8"))
     for title, path in (
         ("Page:   ", written.page),

@@ -3,8 +3,8 @@
     python -m simulations.door_page    # writes docs/what-leaves.md
 
 Its rules are the docstrings of the functions that enforce them, those with a line `Threat: …`; its
-fields are those of `common.wire`; what a reply may hold is what `client.egress` declares. A test
-compares the file in the tree with what is made now.
+fields are those of `common.messages`; what a reply may hold is what `client.egress` declares. A
+test compares the file in the tree with what is made now.
 """
 
 import ast
@@ -17,12 +17,12 @@ from types import ModuleType
 
 from client import admission, charging, disk, egress, policy, site, trust, withholding
 from client.agreement import what_leaves
-from client.ledger import ledger
+from client.ledger import heads, ledger
 from client.policy import Policy
-from common import wire, wire_limits
+from common import one_piece, wire, wire_limits
 from common.errors import RefusalCode
+from common.messages import Reply, Task, TaskKind
 from common.study_file import load_study
-from common.wire import Reply, Task, TaskKind
 from server import inbox
 from simulations.door_words import ENDING, OPENING, REFUSALS, SHAPES
 
@@ -31,15 +31,18 @@ PAGE = Path(__file__).parents[1] / "docs" / "what-leaves.md"
 _EXAMPLES = ("heart-disease", "heart-disease-private")
 
 _WAY_IN = (
-    ("The form of a message", wire),
+    ("The form of a message", one_piece),
+    ("", wire),
     ("", wire_limits),
     ("Who asks, and for whom", trust),
     ("What is asked", admission),
     ("Your policy", policy),
     ("Room and budget", disk),
     ("", ledger),
+    ("", heads),
     ("", charging),
 )
+_WAY_OUT = (egress, withholding, site)
 _SECTION = re.compile(r"^(Args|Returns|Raises|Attributes|Guarantees|Edge cases):")
 _THREAT = re.compile(r"^([A-Z0-9, -]+)\.(?: Refuses: ([A-Z_]+)\.)?$")
 
@@ -170,7 +173,7 @@ def _way_in() -> str:
 
 
 def _way_out() -> str:
-    rows = [_row(rule) for module in (egress, withholding, site) for rule in rules_of(module)]
+    rows = [_row(rule) for module in _WAY_OUT for rule in rules_of(module)]
     rows += [_row(rule) for rule in rules_of(trust) if rule.name == "client.trust.sign"]
     return "\n\n".join(
         [

@@ -1,7 +1,7 @@
 """The sentences of the page *What leaves your hospital* that follow from no function."""
 
 from common.errors import RefusalCode
-from common.wire import TaskKind
+from common.messages import TaskKind
 
 OPENING = """# What leaves your hospital
 
@@ -51,8 +51,9 @@ REFUSALS = {
     RefusalCode.PRIVACY_TOO_WEAK: "the study asks for less privacy than the policy allows",
     RefusalCode.BUDGET_EXCEEDED: "it would cost patients more than the policy or the plan allows",
     RefusalCode.LEDGER_BEHIND: "this site's ledger is an older copy of itself",
-    RefusalCode.ROUND_REPEATED: "the round was answered before, for other arrays",
+    RefusalCode.ROUND_REPEATED: "the round was answered before: for another model, or for several",
     RefusalCode.ROUND_LIMIT: "the round, or the number of tasks, is beyond the policy",
+    RefusalCode.RUN_LIMIT: "the policy allows these data no further run without privacy",
     RefusalCode.STEP_LIMIT: "a round would take more steps than the policy allows",
     RefusalCode.ARRAYS_MISMATCH: "the arrays are not those of the agreed model",
     RefusalCode.ARRAYS_NOT_FINITE: "the arrays hold NaN, infinity or another type of number",

@@ -1,20 +1,22 @@
 """The in-process engine: Flower's grid without Ray, SuperLink or a process per message.
 
-Every message makes a round trip through protobuf bytes, so that nothing passes by reference that
-would not survive the network; strategy, relay and sites are the real ones.
+What a message holds makes a round trip through protobuf bytes, so that nothing passes by reference
+that would not survive the network; strategy, relay and sites are the real ones.
 """
 
 from collections.abc import Iterable, Mapping
 
-from flwr.app import Error, Message, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app.message.message import make_message
+from flwr.common.serde import recorddict_from_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import relay
 from client.site import Site
+from common.records_bytes import records_to_bytes
 
 # Flower's own code for an exception in a ClientApp.
 _CLIENT_APP_RAISED = 2
@@ -30,7 +32,7 @@ class InProcessGrid(Grid):
 
     def __init__(self, sites: Mapping[str, "Site"]) -> None:
         self._sites = {i: sites[name] for i, name in enumerate(sorted(sites), start=1)}
-        self._inbox: dict[str, bytes] = {}
+        self._inbox: dict[str, tuple[Metadata, bytes]] = {}
         self._num_messages = 0
         # Flower's `Message` reads who it is from here; the contract test pins this internal name.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
@@ -65,7 +67,7 @@ class InProcessGrid(Grid):
             self._num_messages += 1
             message_id = str(self._num_messages)
             message.metadata.__dict__["_message_id"] = message_id
-            self._inbox[message_id] = message_to_proto(message).SerializeToString()
+            self._inbox[message_id] = message.metadata, records_to_bytes(message.content)
             ids.append(message_id)
         return ids
 
@@ -73,9 +75,10 @@ class InProcessGrid(Grid):
         """The reply of the next site, so that whoever waits sees replies one by one."""
         wanted = set(message_ids)
         for message_id in [m for m in self._inbox if m in wanted]:
-            message = message_from_proto(ProtoMessage.FromString(self._inbox.pop(message_id)))
-            reply = message_to_proto(self._answer(message)).SerializeToString()
-            return [message_from_proto(ProtoMessage.FromString(reply))]
+            reply = self._answer(_delivered(*self._inbox.pop(message_id)))
+            if reply.has_error():
+                return [reply]
+            return [_delivered(reply.metadata, records_to_bytes(reply.content))]
         return []
 
     def send_and_receive(
@@ -91,3 +94,8 @@ class InProcessGrid(Grid):
             return relay(site, message)
         except Exception:  # noqa: BLE001  # as Flower's runtime does, but without the exception's text
             return Message(Error(code=_CLIENT_APP_RAISED, reason=""), reply_to=message)
+
+
+def _delivered(metadata: Metadata, data: bytes) -> Message:
+    """The message as the other side has it: read as Flower reads it, without checks of ours."""
+    return make_message(metadata, content=recorddict_from_proto(ProtoRecordDict.FromString(data)))

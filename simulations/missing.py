@@ -28,10 +28,12 @@ from common.models.patient_model import PatientModel, drop_granularities, load_s
 from common.study import Study
 from common.study_file import override, without_granularity
 from common.subsets import subsets_of
-from simulations.arms import MEAN, POOLED, refuse_frozen, train_centrally
+from simulations.arms import MEAN, POOLED
 from simulations.bench.plain_loop import PlainSite, plain_loop, read_sites
+from simulations.lacking import NOTHING, Lacking, as_if_lacking, check_lacking
 from simulations.oracle import Evaluated, mean_of_sites, pooled
 from simulations.over_seeds import over_seeds
+from simulations.training_at_one_place import refuse_frozen, train_centrally
 
 OURS = "masked fusion, per-granularity averaging"
 INTERSECTION = "intersection"
@@ -69,17 +71,20 @@ def run_missing(
     *,
     seeds: Sequence[int],
     jobs: int,
+    lacking: Lacking = NOTHING,
     on_done: Callable[[str], None] = lambda _: None,
 ) -> list[MissingResult]:
     """The results of every method, seed and subset.
 
     Args:
         jobs: processes at once; results do not depend on it.
+        lacking: granularities that hospitals are to train without, though they have them.
         on_done: told of each seed that is finished.
 
     Raises:
         StudyError: the study has one granularity, or too many to try all subsets; or frozen
-            encoders; or privacy, which these ways of training do not give.
+            encoders; or privacy, which these ways of training do not give. Or `lacking` names
+            what does not exist.
     """
     refuse_frozen(study)
     if study.privacy.mode != "none":
@@ -92,20 +97,27 @@ def run_missing(
             f"Expected 2 to {_MOST_GRANULARITIES} granularities to try all subsets of, found "
             f"{len(study.granularities)} in '{study.name}'."
         )
-    work = {f"seed {seed}": partial(run_seed, study, sites, seed=seed) for seed in seeds}
+    work = {
+        f"seed {seed}": partial(run_seed, study, sites, seed=seed, lacking=lacking)
+        for seed in seeds
+    }
     parts = over_seeds(work, jobs=jobs, on_done=on_done).values()
     return [result for part in parts for result in part]
 
 
-def run_seed(study: Study, sites: Path, *, seed: int) -> list[MissingResult]:
+def run_seed(
+    study: Study, sites: Path, *, seed: int, lacking: Lacking = NOTHING
+) -> list[MissingResult]:
     """The results of every method and subset for one seed."""
     torch.set_num_threads(1)
     study = override(study, training__seed=seed)
     hospitals = read_sites(study, sites)
+    check_lacking(lacking, study, hospitals)
+    hospitals = [as_if_lacking(site, lacking) for site in hospitals]
     ways = {
         OURS: _ours(study, hospitals),
         "zero-filling": _zero_filling(study, hospitals),
-        INTERSECTION: _intersection(study, sites, hospitals),
+        INTERSECTION: _intersection(study, sites, hospitals, lacking),
         "local only": _local_only(study, hospitals),
     }
     return [
@@ -181,7 +193,7 @@ def _zero_filling(study: Study, hospitals: list[PlainSite]) -> _Way:
     )
 
 
-def _intersection(study: Study, folder: Path, hospitals: list[PlainSite]) -> _Way:
+def _intersection(study: Study, folder: Path, hospitals: list[PlainSite], lacking: Lacking) -> _Way:
     """The study without the granularities that some hospital lacks; at least the commonest one.
 
     Where no granularity is everywhere, hospitals that lack the commonest do not train; the model
@@ -195,8 +207,9 @@ def _intersection(study: Study, folder: Path, hospitals: list[PlainSite]) -> _Wa
     for name, count in counts.items():
         if count < len(hospitals) and name != commonest:
             smaller = without_granularity(smaller, name)
-    lacking = frozenset(site.name for site in hospitals if site.counts[commonest] == 0)
-    model = _federated(smaller, read_sites(smaller, folder, left_out=lacking)).popitem()[1]
+    without = frozenset(site.name for site in hospitals if site.counts[commonest] == 0)
+    with_it = read_sites(smaller, folder, left_out=without)
+    model = _federated(smaller, [as_if_lacking(s, lacking) for s in with_it]).popitem()[1]
     models = dict.fromkeys((site.name for site in hospitals), model)
     return _Way(models=models, study=smaller, shows=_hide_others)
 

@@ -10,18 +10,21 @@ import numpy as np
 from common.files import write_atomically
 from common.metrics.evaluation import statistics_of
 from common.study import Study
-from server.report.markdown import title_of
+from server.report.columns import title_of
 from simulations.arms import MEAN, POOLED
 from simulations.arms_report import mean_sd
+from simulations.lacking import NOTHING, Lacking
 from simulations.missing import INTERSECTION, METHODS, OURS, SCOPES, MissingResult, Subset
 
 # By scope, method, subset and seed.
 Values = dict[tuple[str, str, Subset, int], float | None]
 
 
-def write_missing(results: Sequence[MissingResult], out: Path, *, study: Study) -> Path:
+def write_missing(
+    results: Sequence[MissingResult], out: Path, *, study: Study, lacking: Lacking = NOTHING
+) -> Path:
     """Writes `missing.csv` and `missing.md`; returns the path of the latter."""
-    text = to_markdown(results, study=study)
+    text = to_markdown(results, study=study, lacking=lacking)
     write_atomically(out / "missing.csv", to_csv(results).encode(), durable=False)
     write_atomically(out / "missing.md", text.encode(), durable=False)
     return out / "missing.md"
@@ -39,10 +42,15 @@ def to_csv(results: Sequence[MissingResult]) -> str:
     return text.getvalue()
 
 
-def to_markdown(results: Sequence[MissingResult], *, study: Study) -> str:
+def to_markdown(
+    results: Sequence[MissingResult], *, study: Study, lacking: Lacking = NOTHING
+) -> str:
     """Tables of all subsets by method, mean ± sd over seeds, and how often ours is best.
 
     One table of the patients of all hospitals together, and one of the mean over hospitals.
+
+    Args:
+        lacking: what hospitals trained without, though they have it.
     """
     outcome, statistics = next(iter(statistics_of(study).items()))
     metric = statistics.columns[0]
@@ -63,6 +71,12 @@ def to_markdown(results: Sequence[MissingResult], *, study: Study) -> str:
         f"{len(subsets)} rows: there it predicts the same for everybody. Hospitals that train "
         "alone have models without a common scale: judge them by the mean of hospitals.",
     ]
+    if lacking:
+        parts.append(
+            "Hospitals were trained as if none of their patients had what they are to lack: "
+            + "; ".join(f"{site} {', '.join(sorted(lacking[site]))}" for site in sorted(lacking))
+            + ". Held-out patients keep everything."
+        )
     for scope in SCOPES:
         parts.append(f"## {_HEADINGS[scope]}")
         parts.append(_table(value, scope, num_patients, seeds))

@@ -23,9 +23,9 @@ from client.config import load_site_config
 from client.site import Site
 from common import wire
 from common.errors import RunError
+from common.messages import OK, Reply, TaskKind
 from common.study import Study
 from common.study_file import override
-from common.wire import Reply, TaskKind
 from server.app import Run, execute
 from server.correspondence import Signed
 from server.superlink.folder import Coordinator
@@ -212,7 +212,7 @@ def rehearse(
             execute(run, grid, listeners=[lambda _: look()])
         finally:
             made.sent += [data for name, data in grid.sent if name == made.name]
-        if all(reply_of(data).status != wire.OK for data in made.sent):
+        if all(reply_of(data).status != OK for data in made.sent):
             raise RunError(
                 "Expected the site to answer the rehearsal's tasks, found refusals alone: "
                 f"{', '.join(sorted({reply_of(data).status for data in made.sent}))}. Mend what "

@@ -8,9 +8,9 @@ import torch
 
 from common.arrays import Arrays
 from common.code_version import code_fingerprint
+from common.messages import Task, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
-from common.wire import Task, TaskKind
 from server.correspondence import Signed
 
 Failure = type[BaseException] | None

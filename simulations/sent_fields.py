@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from common import wire
+from common.messages import OK, Reply, TaskKind
 from common.metrics.attributions import is_attribution
 from common.metrics.evaluation import SECONDS, statistic_of
 from common.metrics.subgroups import is_of_group
 from common.study import Study
-from common.wire import Reply, TaskKind
 
 _HEADER = {
     "kind": "what was asked for",
@@ -54,6 +54,17 @@ class Field:
     what: str
 
 
+class _Part(NamedTuple):
+    """As `Field`, before it is known of which message."""
+
+    record: str
+    name: str
+    dtype: str
+    shape: str
+    size_bytes: int
+    what: str
+
+
 def fields_of(replies: Iterable[Reply], study: Study) -> tuple[Field, ...]:
     """The fields of these messages, each once, by kind of message as first sent.
 
@@ -70,50 +81,59 @@ def fields_of(replies: Iterable[Reply], study: Study) -> tuple[Field, ...]:
 
 
 def _fields_of(reply: Reply, study: Study) -> list[Field]:
-    message = reply.kind.value if reply.status == wire.OK else "refusal"
+    message = reply.kind.value if reply.status == OK else "refusal"
     is_private = study.privacy.mode == "patient"
-
-    def field(record: str, name: str, dtype: str, shape: str, size_bytes: int, what: str) -> Field:
-        return Field(
-            message=message,
-            record=record,
-            name=name,
-            dtype=dtype,
-            shape=shape,
-            size_bytes=size_bytes,
-            what=what,
-        )
-
-    def word(record: str, name: str, value: object, what: str) -> Field:
-        if isinstance(value, str):
-            return field(record, name, "text", "", len(value.encode()), what)
-        return field(record, name, "int" if isinstance(value, int) else "float64", "", 8, what)
-
-    fields = [word("header", name, getattr(reply, name), what) for name, what in _HEADER.items()]
-    if reply.arrays is not None:
-        flat, manifest = reply.arrays.flat, reply.arrays.manifest
-        shape, names = f"({flat.size},)", json.dumps([[b.name, *b.shape] for b in manifest])
-        what = _ARRAYS[reply.kind] + (", clipped and noised" if is_private else "")
-        told = f"names and shapes of {len(manifest)} blocks, which follow from the study"
-        fields.append(word("header", "manifest", names, told))
-        fields.append(field("arrays", "flat", flat.dtype.name, shape, flat.nbytes, what))
+    parts = [_word("header", key, getattr(reply, key), what) for key, what in _HEADER.items()]
+    parts += _array_parts(reply, is_private=is_private)
     of_whom = "as told for weights, not counted" if is_private else "small groups as 0"
-    for name, count in reply.counts.items():
-        fields.append(word("counts", name, count, f"patients ({name}), {of_whom}"))
-    for name, values in reply.metrics.items():
-        noised = ", noised" if is_private else ""
-        whom = "a group of" if is_of_group(name) else "all"
-        what = f"{statistic_of(name)} over {whom} held-out patients{noised}"
-        if name in SECONDS:
-            what = "seconds of work"
-        elif is_attribution(name):
-            what = f"{statistic_of(name)} of each granularity and feature, over held-out patients"
-        fields.append(field("metrics", name, "float64", f"({len(values)},)", 8 * len(values), what))
+    parts += [
+        _word("counts", name, count, f"patients ({name}), {of_whom}")
+        for name, count in reply.counts.items()
+    ]
+    parts += [
+        _metric(name, values, is_private=is_private) for name, values in reply.metrics.items()
+    ]
     if reply.receipt is not None:
-        for name, what in _RECEIPT.items():
-            if (value := getattr(reply.receipt, name)) is not None:
-                fields.append(word("receipt", name, value, what))
+        said = {name: getattr(reply.receipt, name) for name in _RECEIPT}
+        parts += [
+            _word("receipt", name, value, _RECEIPT[name])
+            for name, value in said.items()
+            if value is not None
+        ]
     if reply.signature is not None:
         what = "by this hospital, over all of the message"
-        fields.append(word("signature", "signature", reply.signature, what))
-    return fields
+        parts.append(_word("signature", "signature", reply.signature, what))
+    return [Field(message=message, **part._asdict()) for part in parts]
+
+
+def _word(record: str, name: str, value: object, what: str) -> _Part:
+    """A text or a number by itself."""
+    if isinstance(value, str):
+        return _Part(record, name, "text", "", len(value.encode()), what)
+    return _Part(record, name, "int" if isinstance(value, int) else "float64", "", 8, what)
+
+
+def _array_parts(reply: Reply, *, is_private: bool) -> list[_Part]:
+    """The names of the blocks, and their numbers; nothing where no arrays are sent."""
+    if reply.arrays is None:
+        return []
+    flat, manifest = reply.arrays.flat, reply.arrays.manifest
+    shape, names = f"({flat.size},)", json.dumps([[b.name, *b.shape] for b in manifest])
+    what = _ARRAYS[reply.kind] + (", clipped and noised" if is_private else "")
+    told = f"names and shapes of {len(manifest)} blocks, which follow from the study"
+    return [
+        _word("header", "manifest", names, told),
+        _Part("arrays", "flat", flat.dtype.name, shape, flat.nbytes, what),
+    ]
+
+
+def _metric(name: str, values: tuple[float, ...], *, is_private: bool) -> _Part:
+    """The sums of one statistic, over whom, and whether noise protects them."""
+    noised = ", noised" if is_private else ""
+    whom = "a group of" if is_of_group(name) else "all"
+    what = f"{statistic_of(name)} over {whom} held-out patients{noised}"
+    if name in SECONDS:
+        what = "seconds of work"
+    elif is_attribution(name):
+        what = f"{statistic_of(name)} of each granularity and feature, over held-out patients"
+    return _Part("metrics", name, "float64", f"({len(values)},)", 8 * len(values), what)

@@ -11,10 +11,10 @@ from client.dossier.page_runs import name_of
 from client.dossier.runs import Protection
 from client.ledger.view import epsilon_text
 from client.plain_text import plain
+from common.messages import TaskKind
 from common.page.document import Block, Heading, Items, Paragraph, Section, Table
 from common.page.words import listed
 from common.privacy.meaning import A_LIMIT, HOW_STRONG, meaning_of, percent_text
-from common.wire import TaskKind
 
 _KNOWN_ATTACKS = {
     TaskKind.TRAIN: (

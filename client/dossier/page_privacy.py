@@ -8,8 +8,8 @@ from client.dossier.runs import Protection
 from client.dossier.words import reason_of
 from client.ledger.view import epsilon_text
 from client.plain_text import plain
-from common.page.charts import Bar, bar_chart
 from common.page.document import Block, Charts, Paragraph, Section, Table
+from common.page.rows import Bar, bar_chart
 from common.page.words import several
 
 _MOST_BARS = 40

@@ -13,7 +13,7 @@ from typing import Any
 
 from client.audit_view import Answer, AuditView
 from client.ledger.view import LedgerView, RunSpending
-from common.wire import OK
+from common.messages import OK
 
 # A run's id and the hash of its study, as the ledger tells runs apart.
 Run = tuple[str, str]

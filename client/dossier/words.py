@@ -1,7 +1,7 @@
 """Plain words for what a hospital's log tells: kinds of messages, and why a task was refused."""
 
 from common.errors import RefusalCode
-from common.wire import TaskKind
+from common.messages import TaskKind
 
 _KINDS: dict[str, str] = {
     TaskKind.ENROL: "enrolment",
@@ -22,6 +22,7 @@ _REASONS: dict[str, str] = {
     RefusalCode.LEDGER_BEHIND: "the ledger here was an older copy than the one both sides signed",
     RefusalCode.ROUND_REPEATED: "the round had been answered before, for another model",
     RefusalCode.ROUND_LIMIT: "it asked for more rounds or tasks than the policy allows",
+    RefusalCode.RUN_LIMIT: "the policy allows these data no further run without privacy",
     RefusalCode.STEP_LIMIT: "it asked for more training steps than the policy allows",
     RefusalCode.ARRAYS_MISMATCH: "the model was not the one of the study",
     RefusalCode.ARRAYS_NOT_FINITE: "the model held values that are not numbers",

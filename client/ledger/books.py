@@ -57,6 +57,8 @@ class Books:
         num_sent: how often the sealed answer of a run, kind and round was given out.
         acknowledged: what came back countersigned, oldest first.
         refusals: requests and codes, oldest first.
+        answered: what a run without privacy was answered for, a model once: by run, kind and round,
+            the digests of models.
         data_changes: entries that tell of other data than before.
         repairs: entries that tell of a torn end.
     """
@@ -68,6 +70,7 @@ class Books:
         self.num_sent: Counter[Key] = Counter()
         self.acknowledged: list[Countersigned] = []
         self.refusals: list[tuple[Entry, Request, str]] = []
+        self.answered: dict[Key, dict[str, tuple[Entry, Request]]] = {}
         self.data_changes: list[Entry] = []
         self.repairs: list[Entry] = []
 
@@ -93,6 +96,10 @@ class Books:
                     self.acknowledged.append(Countersigned(**fields["head"]))
                 case Kind.REFUSED:
                     self.refusals.append((entry, Request(**fields["request"]), fields["code"]))
+                case Kind.ANSWERED:
+                    request = Request(**fields["request"])
+                    models = self.answered.setdefault(request.key, {})
+                    models[request.arrays_digest] = (entry, request)
                 case Kind.DATA_CHANGED:
                     self.data_changes.append(entry)
                 case Kind.REPAIRED:
@@ -114,6 +121,14 @@ class Books:
             if run_id in (None, reservation.request.run_id)
             for charge in reservation.charges
         )
+
+    def unprotected_runs(self) -> frozenset[str]:
+        """The runs that something was reserved for which no mechanism protects."""
+        return frozenset(r.request.run_id for r in self.reservations if r.is_unprotected)
+
+    def answers(self) -> list[tuple[Entry, Request]]:
+        """What runs without privacy were answered for, each model once."""
+        return [told for models in self.answered.values() for told in models.values()]
 
     def open_reservation(self, request: Request) -> Reservation | None:
         """The last reservation for exactly this request, if nothing is sealed for its round."""

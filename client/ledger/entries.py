@@ -32,6 +32,7 @@ class Kind(StrEnum):
     SENT = "sent"
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
+    ANSWERED = "answered"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ It must never hold anything of a patient, and never take anything back. Must not
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -24,15 +23,15 @@ from client.ledger.entries import (
     sealed_folder,
 )
 from client.ledger.file import LedgerFile
+from client.ledger.heads import Heads
 from client.ledger.sealed import SealedAnswers
 from client.ledger.verification import countersigned_path, require_sound
 from client.ledger.writer import Writer
 from common.errors import Refusal, RefusalCode
-from common.files import write_atomically
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge
 from common.receipts import Countersigned, Receipt
-from common.signing import SigningKey, canonical_json, is_countersigned
+from common.signing import SigningKey
 
 
 def utc_now() -> datetime:
@@ -69,12 +68,12 @@ class Ledger:
     """
 
     def __init__(
-        self, *, writer: Writer, answers: SealedAnswers, head_path: Path, accountant: Accountant
+        self, *, writer: Writer, answers: SealedAnswers, heads: Heads, accountant: Accountant
     ) -> None:
         self._writer = writer
         self._books = writer.books
         self._answers = answers
-        self._head_path = head_path
+        self._heads = heads
         self._approvals = Approvals(accountant)
 
     @classmethod
@@ -129,7 +128,7 @@ class Ledger:
         ledger = cls(
             writer=writer,
             answers=SealedAnswers(sealed_folder(state_dir, dataset_id), durable=durable),
-            head_path=countersigned_path(state_dir, dataset_id),
+            heads=Heads(writer, countersigned_path(state_dir, dataset_id)),
             accountant=accountant,
         )
         # What a killed process did not get to seal must never be sent.
@@ -189,6 +188,41 @@ class Ledger:
             )
         return payload
 
+    def begin_unprotected(self, run_id: str, *, most: int) -> bool:
+        """These data take part in max_runs_without_privacy runs without privacy, and in no other.
+
+        Threat: S1-5. Refuses: RUN_LIMIT.
+
+        Returns:
+            Whether the run is new: what it releases unprotected is not reserved yet.
+        """
+        runs = self._books.unprotected_runs()
+        if run_id not in runs and len(runs) >= most:
+            raise Refusal(
+                RefusalCode.RUN_LIMIT,
+                f"Expected at most {most} runs without privacy on these data "
+                "(policy.max_runs_without_privacy), found another one.",
+            )
+        return run_id not in runs
+
+    def answer_unprotected(self, request: Request, *, most: int) -> None:
+        """A round without privacy is answered for max_models_per_round models, and for no other.
+
+        Each is written down before it is worked on; the same one again is not.
+
+        Threat: S1-5. Refuses: ROUND_REPEATED.
+        """
+        models = self._books.answered.get(request.key, {})
+        if request.arrays_digest in models:
+            return
+        if len(models) >= most:
+            raise Refusal(
+                RefusalCode.ROUND_REPEATED,
+                f"Expected one of the {most} models for which round {request.round} was answered "
+                "before (policy.max_models_per_round), found another.",
+            )
+        self._writer.write(Kind.ANSWERED, {"request": request.to_json()})
+
     def reserve(
         self, request: Request, charges: Sequence[Charge], *, fingerprint: str, source_kind: str
     ) -> None:
@@ -242,13 +276,7 @@ class Ledger:
 
     def receipt(self) -> Receipt:
         """The signed head of the ledger: what a reply tells the coordinator."""
-        last = self._writer.last
-        return Receipt(
-            seq=last.seq,
-            digest=last.digest,
-            key=self._writer.key.public_key,
-            signature=last.signature,
-        )
+        return self._heads.receipt()
 
     def accept(self, head: Countersigned, *, coordinator_key: str | None = None) -> None:
         """Takes a countersigned head that a task brought back, and writes its acknowledgement.
@@ -262,38 +290,7 @@ class Ledger:
             Refusal: `MESSAGE_MALFORMED` if one of the signatures is wrong, `LEDGER_BEHIND` if the
                 head is ours and not in this ledger: the ledger was set back or cut.
         """
-        self._check_signed(head, coordinator_key)
-        self._check_held(head)
-        if head in self._books.acknowledged:
-            return
-        self._writer.write(Kind.ACKNOWLEDGED, {"head": asdict(head)})
-        newest = max(self._books.acknowledged, key=lambda acknowledged: acknowledged.seq)
-        content = canonical_json(asdict(newest))
-        write_atomically(self._head_path, content, durable=self._writer.durable, mode=0o600)
-
-    def _check_signed(self, head: Countersigned, coordinator_key: str | None) -> None:
-        """The head of the ledger that a task brings is signed by this hospital and the coordinator.
-
-        Threat: I-2. Refuses: MESSAGE_MALFORMED.
-        """
-        is_known = coordinator_key in (None, head.key)
-        if not is_known or not is_countersigned(head, site_key=self._writer.key.public_key):
-            raise Refusal(
-                RefusalCode.MESSAGE_MALFORMED,
-                "Expected a head of this ledger with both signatures, found a false one.",
-            )
-
-    def _check_held(self, head: Countersigned) -> None:
-        """The ledger holds what both sides have signed: an older copy of it is not worked with.
-
-        Threat: I-2. Refuses: LEDGER_BEHIND.
-        """
-        if not self._writer.holds(head):
-            raise Refusal(
-                RefusalCode.LEDGER_BEHIND,
-                f"Expected entry {head.seq}, which both sides signed, in the ledger, found it "
-                "lacking or another. This is an older copy: restore the newest one.",
-            )
+        self._heads.accept(head, coordinator_key=coordinator_key)
 
     def discard_answers(self, run_id: str, *, before_round: int) -> None:
         """Removes the sealed updates of earlier rounds of a run, to save space; entries stay.

@@ -40,7 +40,7 @@ class RunSpending:
     """What one run of one study has asked of this data set.
 
     Attributes:
-        rounds: for which training was reserved.
+        rounds: for which training was reserved or, without privacy, answered.
         epsilon: of this run alone; infinite where something was released unprotected.
         over_counts: reservations under which nothing was released, spent all the same.
         resent: how often a sealed answer was given out again.
@@ -223,6 +223,7 @@ def _runs(
     asked: dict[tuple[str, str], list[tuple[Entry, Request]]] = {}
     told = [(r.entry, r.request) for r in books.reservations]
     told += [(entry, request) for entry, request, _ in books.refusals]
+    told += books.answers()
     for entry, request in sorted(told, key=lambda one: one[0].seq):
         if run_id in (None, request.run_id):
             asked.setdefault((request.run_id, request.study_hash), []).append((entry, request))
@@ -241,6 +242,8 @@ def _spending(
     request = entries[0][1]
     who = (request.run_id, request.study_hash)
     reserved = [r for r in books.reservations if _who(r.request) == who]
+    asked = [r.request for r in reserved]
+    asked += [request for _, request in books.answers() if _who(request) == who]
     charges = [charge for reservation in reserved for charge in reservation.charges]
     codes = Counter(code for _, refused, code in books.refusals if _who(refused) == who)
     sent = [
@@ -252,7 +255,7 @@ def _spending(
         study_hash=request.study_hash,
         first_at=entries[0][0].at,
         last_at=entries[-1][0].at,
-        rounds=tuple(sorted({r.request.round for r in reserved if r.request.kind == "train"})),
+        rounds=tuple(sorted({r.round for r in asked if r.kind == "train"})),
         events=_events(charges),
         epsilon=accountant(charges, delta),
         over_counts=sum(_who(r.request) == who for r in books.over_counts()),

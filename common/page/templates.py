@@ -1,7 +1,7 @@
 """The templates of the HTML pages: a frame, and how each kind of block is shown.
 
 They stand in a Python file because a Flower App Bundle holds no HTML. Everything is escaped; what
-comes as markup is the charts alone, whose texts `common.page.charts` escapes.
+comes as markup is the charts alone, whose texts are escaped where they are drawn.
 """
 
 PAGE = """\

@@ -1,13 +1,17 @@
 """From `results.json` to a report in Markdown that a person reads in two minutes."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from common.metrics.classification import ClassStatistics
-from common.metrics.regression import RegressionStatistics
-from common.metrics.survival import SurvivalStatistics
+from server.report.columns import (
+    columns_of,
+    columns_with_values,
+    noised_number_of,
+    number_of,
+    title_of,
+    with_values,
+)
 from server.report.markdown_attributions import attributions_section
-from server.report.privacy import privacy_section
+from server.report.privacy import is_private, privacy_section
 from server.report.rounds import last_evaluated, pooled_title, unfinished_text
 
 _MOST_ROUNDS = 20
@@ -60,7 +64,7 @@ def _last_round(results: dict[str, Any]) -> str:
     last = last_evaluated(results) or (rounds[-1] if rounds else None)
     if last is None:
         return "No round is complete yet."
-    if _is_private(results) and not any(last["sites"].values()):
+    if is_private(results) and not any(last["sites"].values()):
         return (
             "A private run is evaluated once, after its last round: every evaluation costs privacy."
             " There is no complete evaluation yet."
@@ -101,7 +105,7 @@ def _outcome(
         bound = pooled.get(f"{bounded}_error_bound")
         if bound is not None:
             lines += ["", f"Pooled {title_of(bounded)} from histograms, exact to ±{bound:.4f}."]
-    if _is_private(results):
+    if is_private(results):
         lines += ["", _NOISED]
     oracle = evaluated.get("oracle")
     if oracle is not None:
@@ -115,7 +119,7 @@ def _training(results: dict[str, Any]) -> str:
     sites = sorted(results["sites"].items())
     if not sites:
         return ""
-    if _is_private(results):
+    if is_private(results):
         return _offers(results)
     names = list(sites[0][1]["training_patients"])
     lines = ["## Training patients, by granularity", "", f"| site | {' | '.join(names)} |"]
@@ -144,7 +148,7 @@ def _course(results: dict[str, Any]) -> str:
     """The first outcome round by round; of a private run as the oracle saw it, if there was one."""
     name, kind = next(iter(results["outcomes"].items()))
     rounds, source = results["rounds"], "pooled"
-    if _is_private(results):
+    if is_private(results):
         rounds = [entry | {"pooled": entry["oracle"]} for entry in rounds if entry["oracle"]]
         source = "oracle (from pooled predictions, in simulation only)"
     if len(rounds) < 2:
@@ -160,7 +164,7 @@ def _course(results: dict[str, Any]) -> str:
     every = -(-len(rounds) // _MOST_ROUNDS)
     for entry in [*rounds[:-1:every], rounds[-1]]:
         pooled = entry["pooled"][name]
-        has_sent = [_is_private(results) or m is not None for m in entry["sites"].values()]
+        has_sent = [is_private(results) or m is not None for m in entry["sites"].values()]
         num_sites = sum(has_sent)
         numbers = " | ".join(number_of(c, pooled[c]) for c in columns)
         lines.append(f"| {entry['round']} | {num_sites} | {numbers} |")
@@ -206,7 +210,7 @@ def _long_updates(results: dict[str, Any]) -> list[str]:
 def _cost(results: dict[str, Any]) -> str:
     seconds, sent = results["seconds"], results["bytes"]
     at_sites = "not told how long at the sites, "
-    if not _is_private(results):
+    if not is_private(results):
         at_sites = (
             f"{seconds['site_training']:.2f} s training and "
             f"{seconds['site_evaluation']:.2f} s evaluation at the sites, "
@@ -226,83 +230,3 @@ def _row(site: str, metrics: dict[str, float | None] | None, columns: tuple[str,
         return f"| {site} | {reason} |" + " – |" * len(columns)
     cells = " | ".join(noised_number_of(name, metrics) for name in ("num_patients", *columns))
     return f"| {site} | {cells} |"
-
-
-def _is_private(results: dict[str, Any]) -> bool:
-    """Whether patients are protected, so that no site tells anything exact."""
-    return bool(results["privacy"]["mode"] == "patient")
-
-
-def columns_of(kind: str) -> tuple[str, ...]:
-    """The metrics that tables show for an outcome of this kind, the most telling one first."""
-    if kind == "regression":
-        return RegressionStatistics.columns
-    return SurvivalStatistics.columns if kind == "survival" else ClassStatistics.columns
-
-
-def columns_with_values(
-    results: dict[str, Any], name: str, parts: Sequence[Mapping[str, float | None] | None]
-) -> tuple[str, ...]:
-    """The columns of an outcome's table: of a private run, those that anybody has at all."""
-    columns = with_values(columns_of(results["outcomes"][name]), parts)
-    if not _is_private(results):
-        return columns
-    return tuple(c for c in columns if any(m and m.get(c) is not None for m in parts))
-
-
-def with_values(
-    columns: Sequence[str], parts: Iterable[Mapping[str, float | None] | None]
-) -> tuple[str, ...]:
-    """The columns without a loss that these metrics never have: Cox predicts an order alone.
-
-    >>> with_values(("c_index", "loss"), [{"num_patients": 9.0, "loss": None}, None])
-    ('c_index',)
-    """
-    sent = [metrics for metrics in parts if metrics and metrics.get("num_patients", 1)]
-    has_loss = not sent or any(metrics.get("loss") is not None for metrics in sent)
-    return tuple(column for column in columns if column != "loss" or has_loss)
-
-
-def title_of(metric: str, unit: str = "") -> str:
-    """A metric as tables call it, with the outcome's unit where the metric has that.
-
-    >>> title_of("mae", "days"), title_of("r2", "days")
-    ('MAE (days)', 'R²')
-    """
-    title = _TITLES.get(metric, metric.replace("_", " "))
-    return f"{title} ({unit})" if unit and metric in ("mae", "rmse") else title
-
-
-_TITLES = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "f1": "F1",
-    "c_index": "C-index",
-    "mae": "MAE",
-    "rmse": "RMSE",
-    "r2": "R²",
-    "num_events": "events",
-}
-
-
-def number_of(metric: str, value: float | None) -> str:
-    """A metric's value as tables show it.
-
-    >>> number_of("auroc", 0.91234), number_of("num_events", 32.0), number_of("rmse", 12345.6)
-    ('0.912', '32', '12,346')
-    """
-    if value is None:
-        return "–"
-    is_count = metric.startswith("num_")
-    return f"{value:,.0f}" if is_count or abs(value) >= 1000 else f"{value:.3f}"
-
-
-def noised_number_of(metric: str, metrics: Mapping[str, float | None]) -> str:
-    """A metric as tables show it, and how far noise moves it where it carries some.
-
-    >>> noised_number_of("auroc", {"auroc": 0.81234, "auroc_noise_sd": 0.0312})
-    '0.812 ± 0.031'
-    """
-    value, sd = metrics.get(metric), metrics.get(f"{metric}_noise_sd")
-    number = number_of(metric, value)
-    return number if value is None or sd is None else f"{number} ± {number_of(metric, sd)}"

@@ -1,6 +1,12 @@
 """The section of the report that a privacy officer reads: what is promised, released, and not."""
 
+from collections.abc import Mapping
 from typing import Any
+
+
+def is_private(results: Mapping[str, Any]) -> bool:
+    """Whether patients are protected, so that no site tells anything exact."""
+    return bool(results["privacy"]["mode"] == "patient")
 
 
 def privacy_section(results: dict[str, Any]) -> str:

@@ -38,9 +38,7 @@ def results_of(
     events = list(journal)
     audits = [e for e in events if e["event"] == AUDITED]
     events = [e for e in events if e["event"] != AUDITED]
-    by_kind: dict[str, list[Event]] = {}
-    for event in events:
-        by_kind.setdefault(event["event"], []).append(event)
+    by_kind = _by_kind(events)
     if "run_started" not in by_kind:
         raise RunError("Expected a journal that begins with run_started, found none. Run it anew.")
     if rounds is None:
@@ -51,8 +49,7 @@ def results_of(
     run = starts[-1]
     study = Study.model_validate(run["study"])
     enrolled = {e["site"]: e["counts"] for e in by_kind.get("enrolled", [])}
-    turns = [e["event"] for e in events if e["event"].startswith("run_")]
-    status = {"run_finished": "finished", "run_failed": "failed"}.get(turns[-1], "unfinished")
+    status = _status(events)
     return {
         "schema": SCHEMA,
         "run_id": run["run_id"],
@@ -62,11 +59,7 @@ def results_of(
         "seed": run["seed"],
         "strategy": study.strategy.name,
         "outcomes": {name: outcome.kind for name, outcome in study.outcomes.items()},
-        "units": {
-            name: outcome.unit
-            for name, outcome in study.outcomes.items()
-            if not isinstance(outcome, ClassOutcome)
-        },
+        "units": _units(study),
         "engine": run["engine"],
         "release": run["release"],
         "code": run["code"],
@@ -79,13 +72,7 @@ def results_of(
         "sites": {site: _site(counts, study) for site, counts in enrolled.items()},
         "privacy": _privacy(by_kind, study),
         "audit": {k: v for k, v in audits[-1].items() if k != "event"} if audits else None,
-        "transferred": [
-            {
-                "taken": [_owner(name) for name in e["taken"]],
-                "left": {_owner(name): reason for name, reason in e["left"].items()},
-            }
-            for e in by_kind.get("transferred", [])
-        ],
+        "transferred": _transferred(by_kind),
         "rounds": _rounds(answers, by_kind, study),
         "unfinished_round": unfinished_round(events),
         "subgroups": subgroups_of(told, study),
@@ -96,6 +83,28 @@ def results_of(
         "long_updates": _long_updates(by_kind),
         "bytes": _bytes(by_kind),
         "seconds": _seconds(by_kind),
+    }
+
+
+def _by_kind(events: Iterable[Event]) -> dict[str, list[Event]]:
+    by_kind: dict[str, list[Event]] = {}
+    for event in events:
+        by_kind.setdefault(event["event"], []).append(event)
+    return by_kind
+
+
+def _status(events: Iterable[Event]) -> str:
+    """How the run stands, by the last of its turns: started, resumed, finished or failed."""
+    turns = [e["event"] for e in events if e["event"].startswith("run_")]
+    return {"run_finished": "finished", "run_failed": "failed"}.get(turns[-1], "unfinished")
+
+
+def _units(study: Study) -> dict[str, str]:
+    """The unit of each outcome that has one; a class has none."""
+    return {
+        name: outcome.unit
+        for name, outcome in study.outcomes.items()
+        if not isinstance(outcome, ClassOutcome)
     }
 
 
@@ -140,6 +149,17 @@ def _privacy(by_kind: dict[str, list[Event]], study: Study) -> dict[str, Any]:
             "noise_multiplier": last.get("noise_multiplier"),
         }
     return {"mode": "none"}
+
+
+def _transferred(by_kind: dict[str, list[Event]]) -> list[dict[str, Any]]:
+    """What the run took from other models, and what it left and why."""
+    return [
+        {
+            "taken": [_owner(name) for name in event["taken"]],
+            "left": {_owner(name): reason for name, reason in event["left"].items()},
+        }
+        for event in by_kind.get("transferred", [])
+    ]
 
 
 def _owner(name: str) -> str:

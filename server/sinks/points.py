@@ -13,7 +13,7 @@ from typing import Any
 from common.errors import RunError
 from common.study import Study
 from server.journal import Event
-from server.report.markdown import columns_of
+from server.report.columns import columns_of
 from server.watch.course import Course
 
 _SETTINGS = (

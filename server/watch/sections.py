@@ -7,26 +7,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from common.page.charts import Bar, Line, bar_chart, line_chart
-from common.page.document import (
-    Block,
-    Charts,
-    Figure,
-    Figures,
-    Paragraph,
-    Section,
-    Table,
-)
+from common.page.charts import Line, line_chart
+from common.page.document import Block, Charts, Figure, Figures, Paragraph, Section, Table
+from common.page.rows import Bar, bar_chart
 from common.page.words import listed, several
 from common.privacy.sections import AnyPrivacy, PatientPrivacy, SitePrivacy
 from common.study import Study
 from server.journal import Event
+from server.report.columns import noised_number_of, number_of
 from server.report.html.course import taking_part
 from server.report.html.performance import learning_curves
 from server.report.html.privacy import privacy as report_privacy
-from server.report.html.spread import is_private, spread_of
-from server.report.markdown import noised_number_of, number_of
-from server.report.privacy import cost_of
+from server.report.html.spread import spread_of
+from server.report.privacy import cost_of, is_private
 from server.report.rounds import last_evaluated, pooled_title
 from server.watch.states import ANSWERED, RunState, SiteState, span
 

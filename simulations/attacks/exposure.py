@@ -26,12 +26,12 @@ from common.arrays import Arrays
 from common.code_version import code_fingerprint
 from common.contract import validate
 from common.errors import RunError, StudyError
+from common.messages import OK, Task, TaskKind
 from common.privacy.mechanisms import NoiseSource
 from common.privacy.plan import plan_of
 from common.seeds import seed_of
 from common.study import Study
 from common.study_file import override, with_patient_privacy, without_privacy
-from common.wire import OK, Task, TaskKind
 from simulations.cohort import SiteEffects, simulate_site
 from simulations.site_folder import write_site_folder
 

@@ -115,28 +115,17 @@ def plain_loop(
         )
     torch.set_num_threads(1)
     model = _normalised_model(build(study), study, sites)
-    # As `trainable_manifest`: what is frozen is no part of an update.
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    manifest = trainable_manifest(model)
+    parameters = _trained(model)
     plan = study.strategy
     optimizer = OptimizerState.start(plan, sum(p.numel() for p in parameters))
     combine = combine_of(plan.combine, plan.trimmed_fraction)
-    average = TailAverage.of(study, manifest)
+    average = TailAverage.of(study, trainable_manifest(model))
     tail = average.start()
     current = torch.nn.utils.parameters_to_vector(parameters).detach()
     evaluations, seconds = [], []
     for round_number in range(study.training.rounds):
         started = clock()
-        total = _nobody(study)
-        updates = []
-        for site in sites:
-            _set(parameters, current)
-            total = _add(total, _evaluated(model, site, study))
-            seed = seed_of(study.training.seed, site.name, round_number)
-            train(model, site.train, study, seed=seed)
-            trained = torch.nn.utils.parameters_to_vector(parameters).detach()
-            update = Arrays(manifest=manifest, flat=(trained - current).numpy())
-            updates.append(SiteUpdate(site=site.name, update=update, counts=site.counts))
+        total, updates = _visited(model, current, sites, study, round_number)
         combined = aggregate(
             updates,
             combine,
@@ -158,6 +147,32 @@ def plain_loop(
         total = _add(total, _evaluated(model, site, study))
     evaluations.append(total)
     return PlainRun(model=state_of(model), evaluations=evaluations, seconds=seconds)
+
+
+def _visited(
+    model: PatientModel,
+    current: torch.Tensor,
+    sites: list[PlainSite],
+    study: Study,
+    round_number: int,
+) -> tuple[dict[str, EvaluationSums], list[SiteUpdate]]:
+    """One round at every site: sums of the `current` model, and what training made of it."""
+    parameters, manifest = _trained(model), trainable_manifest(model)
+    total, updates = _nobody(study), []
+    for site in sites:
+        _set(parameters, current)
+        total = _add(total, _evaluated(model, site, study))
+        seed = seed_of(study.training.seed, site.name, round_number)
+        train(model, site.train, study, seed=seed)
+        trained = torch.nn.utils.parameters_to_vector(parameters).detach()
+        update = Arrays(manifest=manifest, flat=(trained - current).numpy())
+        updates.append(SiteUpdate(site=site.name, update=update, counts=site.counts))
+    return total, updates
+
+
+def _trained(model: PatientModel) -> list[torch.nn.Parameter]:
+    """As `trainable_manifest`: what is frozen is no part of an update."""
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _normalised_model(model: PatientModel, study: Study, sites: list[PlainSite]) -> PatientModel:

@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 
 from common.page.curves import Curve, Point, Reference, curve_chart
 from common.page.document import Chart
-from server.report.markdown import title_of
+from server.report.columns import title_of
 from simulations.arms import MEAN, POOLED
 from simulations.experiments.experiment import Experiment
 from simulations.experiments.experiment import Point as Answer

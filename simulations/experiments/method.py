@@ -6,7 +6,7 @@ from typing import Any
 from common.page.document import Block, Items, Paragraph, Section, Table
 from common.page.words import several
 from common.privacy.plan import ADJACENCY
-from server.report.markdown import title_of
+from server.report.columns import title_of
 from server.report.privacy import cost_of
 from simulations.arms_report import mean_sd
 from simulations.experiments.experiment import Experiment, Point

@@ -8,18 +8,10 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from common.metrics.evaluation import statistics_of
-from common.page.document import (
-    Block,
-    Charts,
-    Items,
-    Page,
-    Paragraph,
-    Section,
-    Table,
-)
+from common.page.document import Block, Charts, Items, Page, Paragraph, Section, Table
 from common.page.words import listed, several
+from server.report.columns import title_of, with_values
 from server.report.html.report import FOOTER
-from server.report.markdown import title_of, with_values
 from server.report.privacy import cost_of
 from simulations.arms import MEAN, POOLED
 from simulations.arms_report import mean_sd

@@ -125,6 +125,10 @@ def default_space(study: Study) -> Space:
         parameters["training.local_steps"] = _among([1, 2, 5, 10, 20], training.local_steps)
     else:
         parameters["training.local_epochs"] = _among([1, 2, 4], training.local_epochs)
+    if not study.personal.local_blocks:
+        # What stays at home fits the last model, and not a mean.
+        own = study.strategy.tail_average
+        parameters["strategy.tail_average"] = _among([0.0, 0.25, 0.5], own)
     if len(study.granularities) > 1:
         own = study.model.granularity_dropout
         parameters["model.granularity_dropout"] = _among([0.0, 0.1, 0.2, 0.4], own)

@@ -10,7 +10,7 @@ from typing import Any
 from common.errors import RunError
 from common.page.words import several
 from common.study import Study
-from server.report.markdown import title_of
+from server.report.columns import title_of
 from simulations.arms_report import mean_sd
 from simulations.experiments.changes import value_at
 from simulations.experiments.runs import is_better_higher

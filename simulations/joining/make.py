@@ -10,11 +10,11 @@ from pathlib import Path
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
 from common.study_file import override
-from simulations.arms import refuse_frozen
 from simulations.joining.kept import load, path_of, save, version_of
 from simulations.joining.training import Measured, Piece, measure
 from simulations.over_seeds import over_seeds
 from simulations.read_sites import read_cohorts
+from simulations.training_at_one_place import refuse_frozen
 
 # What a piece costs beside a federation: of all hospitals, each alone and all pooled come on top.
 _COST = {"all hospitals": 3.0, "without hospital": 1.0, "without granularity": 1.0}

@@ -28,7 +28,6 @@ from common.models.patient_model import PatientModel
 from common.privacy.sections import PatientPrivacy
 from common.study import Study
 from common.study_file import without_granularity
-from simulations.arms import train_centrally, train_pooled, train_privately_alone
 from simulations.joining.resample import (
     People,
     drawn_at,
@@ -40,6 +39,7 @@ from simulations.oracle import Evaluated, Oracle
 from simulations.read_sites import read_cohorts
 from simulations.results.measure import primary_metric
 from simulations.simulate import Simulation, simulate
+from simulations.training_at_one_place import train_centrally, train_pooled, train_privately_alone
 
 ALONE = "local only"
 JOINED = "federated"

@@ -6,7 +6,7 @@ whether that stands when all hospitals are judged together.
 
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.page.words import several
-from server.report.markdown import title_of
+from server.report.columns import title_of
 from simulations.joining.findings import Difference, Findings, Question
 
 

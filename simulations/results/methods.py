@@ -24,12 +24,12 @@ from common.models.patient_model import PatientModel, load_state
 from common.outcomes import RegressionOutcome
 from common.study import Study
 from common.study_file import without_granularity
-from simulations.arms import train_centrally, train_pooled
 from simulations.bench.plain_loop import PlainSite, plain_loop
 from simulations.datasets.anchors import held_out_scores, read_folders, with_apache
 from simulations.logistic import logistic_predictions
 from simulations.oracle import Oracle
 from simulations.simulate import Simulation, simulate
+from simulations.training_at_one_place import train_centrally, train_pooled
 
 FEDERATED = "federated"
 PERSONAL_MODELS = "federated, personal"

@@ -13,7 +13,7 @@ from common.files import write_atomically
 from common.metrics.evaluation import statistics_of
 from common.study import Study
 from common.study_file import shipped_text
-from server.report.markdown import title_of
+from server.report.columns import title_of
 from simulations.arms import MEAN, POOLED
 from simulations.results.bootstrap import Difference
 from simulations.results.held_out import HeldOut

@@ -69,8 +69,8 @@ ROWS = (
         attack="one round is asked for again and again, each time under a new nonce",
         defences=("client.ledger.ledger:Ledger.reserve", "client.ledger.ledger:Ledger.sealed"),
         missing=(
-            "Without privacy, a round is answered for every model that is sent, the last one "
-            "too, and runs are not limited; the books tell of each answer."
+            "Without privacy every answer is exact: 3 models of each round, of 100 runs, may be "
+            "asked about, unless the policy says fewer."
         ),
     ),
     Row(

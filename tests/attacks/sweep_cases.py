@@ -66,6 +66,26 @@ learning_rate = 0.1
 TABLES = ("patients", "vitals", "notes", "imaging", "genomics")
 
 
+# Each command of a hospital, and where it crashes: (words behind SITE_DIR, module, function).
+COMMANDS: dict[str, tuple[list[str], str, str]] = {
+    "check-site": (["--study", "STUDY"], "client.check", "check_site"),
+    "check-site --json": (["--study", "STUDY", "--json"], "client.check", "read_cohort"),
+    "predict": (["--run", "RUN", "--out", "OUT"], "client.prediction", "predict_site"),
+    "ledger": ([], "client.ledger.view", "view_ledger"),
+    "ledger --json": (["--json"], "client.ledger.view", "view_ledger"),
+    "audit": ([], "client.audit_view", "view_audit"),
+    "site serve": ([], "client.agent", "serve"),
+    "site up": (["--superlink", "127.0.0.1:1"], "client.supervision.up", "up"),
+    "site status": (["--json"], "client.status", "status_of"),
+    "site keys": ([], "client.site_keys", "make_site_keys"),
+    "study list": ([], "client.acceptance", "standings"),
+    "study accept": (["STUDY", "--yes", "--hash", "HASH"], "client.acceptance", "accept"),
+    "explain": (["--run", "RUN", "--out", "OUT"], "client.explain.explain", "explain_site"),
+    "dossier": (["--out", "OUT"], "client.dossier.making", "make_dossier"),
+    "site self-test": (["--study", "STUDY"], "simulations.self_test", "run_self_test"),
+}
+
+
 def write_hospital(study: Study, folder: Path) -> Path:
     """A simulated hospital in a folder of its own."""
     write_cohort(study, [SiteEffects(name="ada", num_patients=90)], folder, seed=0)

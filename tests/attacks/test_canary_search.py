@@ -15,32 +15,15 @@ import pytest
 import client.work
 from common.errors import WardroundError
 from common.study import Study
-from common.study_file import study_from_toml
 from simulations.canaries import Search
 from simulations.rehearsal import Rehearsal, rehearsal, rehearse
-from tests.attacks.sweep_cases import STUDY, write_hospital
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
-    return study_from_toml(STUDY)
-
-
-@pytest.fixture(scope="module")
-def hospital(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hospital(study, tmp_path_factory.mktemp("hospital"))
-
-
-@pytest.fixture(scope="module")
-def made(hospital: Path, study: Study) -> Iterator[Rehearsal]:
+def made(hospital: Path, swept: Study) -> Iterator[Rehearsal]:
     """The canaries are planted; nothing was rehearsed."""
-    with rehearsal(hospital, study, seed=1) as planted:
+    with rehearsal(hospital, swept, seed=1) as planted:
         yield planted
-
-
-@pytest.fixture(scope="module")
-def search(made: Rehearsal) -> Search:
-    return Search(made.canaries)
 
 
 def encodings(made: Rehearsal) -> dict[str, bytes]:
@@ -145,9 +128,9 @@ def leak_by_an_update(patch: pytest.MonkeyPatch, made: Rehearsal) -> None:
 
 @pytest.mark.parametrize("name", list(LEAKS))
 def test_a_leak_on_purpose_is_found(
-    name: str, hospital: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+    name: str, hospital: Path, swept: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with rehearsal(hospital, study, seed=2) as leaking:
+    with rehearsal(hospital, swept, seed=2) as leaking:
         LEAKS[name](monkeypatch, leaking)
         with suppress(WardroundError):  # the coordinator may have refused what was sent
             rehearse(leaking)

@@ -10,7 +10,6 @@ out by rule: the file that `wardround predict` writes, and personal models in th
 
 import errno
 import importlib
-import logging
 import os
 import signal
 import subprocess
@@ -28,27 +27,25 @@ import client.site
 import client.work
 import simulations.cli
 from client.acceptance import accept
-from client.agent import answer_bytes
+from client.agent_service import answer_bytes
 from client.config import load_site_config
 from client.dossier.making import make_dossier
 from client.site import Site
+from common.messages import OK, TaskKind
 from common.metrics.attributions import is_attribution
 from common.metrics.subgroups import is_of_group
 from common.study import Study
-from common.study_file import study_from_toml, study_to_toml
-from common.wire import OK, TaskKind
-from simulations.canaries import Hit, Search
+from common.study_file import study_to_toml
+from simulations.canaries import Search
 from simulations.federation.run import DEPLOYMENT
-from simulations.rehearsal import Rehearsal, numbers_of, rehearsal, rehearse, reply_of
+from simulations.rehearsal import Rehearsal, rehearsal, rehearse, reply_of
 from tests.attacks.sweep_cases import (
+    COMMANDS,
     DAMAGES,
-    STUDY,
     TABLES,
-    copy_of,
     damage_images,
     exchange_images,
     quote_of,
-    write_hospital,
 )
 from tests.campaigns import IS_FULL, Campaign
 from tests.unit.agent_cases import bytes_of
@@ -62,63 +59,11 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
-    return study_from_toml(STUDY)
-
-
-@pytest.fixture(scope="module")
-def hospital(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hospital(study, tmp_path_factory.mktemp("hospital"))
-
-
-@pytest.fixture(scope="module")
-def made(hospital: Path, study: Study) -> Iterator[Rehearsal]:
+def made(hospital: Path, swept: Study) -> Iterator[Rehearsal]:
     """After the rehearsal: the happy path, refused tasks, hostile tasks and failures."""
-    with rehearsal(hospital, study, seed=1) as rehearsed:
+    with rehearsal(hospital, swept, seed=1) as rehearsed:
         rehearse(rehearsed)
         yield rehearsed
-
-
-@pytest.fixture(scope="module")
-def search(made: Rehearsal) -> Search:
-    return Search(made.canaries)
-
-
-@pytest.fixture
-def site_dir(made: Rehearsal, tmp_path: Path) -> Path:
-    """A copy of the planted folder, which a test may damage."""
-    return copy_of(made.hospitals / made.name, tmp_path)
-
-
-@pytest.fixture
-def nothing_told(
-    search: Search,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    campaign: Campaign,
-) -> Callable[..., str]:
-    """Searches all that was printed, logged, sent, and written outside of the site folder."""
-    campaign.tries(1, "faults")
-    caplog.set_level(logging.DEBUG)
-
-    def check(*sent: bytes, meant_for_us: tuple[Path, ...] = ()) -> str:
-        printed = capfd.readouterr()
-        hits = search.in_bytes(printed.out.encode(), "standard output")
-        hits += search.in_bytes(printed.err.encode(), "standard error")
-        hits += search.in_bytes(caplog.text.encode(), "the log")
-        for data in sent:
-            hits += hits_of(search, data)
-        hits += search.in_files(tmp_path, without=[tmp_path / "ada", *meant_for_us])
-        assert hits == []
-        return printed.out + printed.err
-
-    return check
-
-
-def hits_of(search: Search, data: bytes) -> list[Hit]:
-    arrays = [hit for values in numbers_of(data) for hit in search.in_array(values, "a message")]
-    return search.in_bytes(data, "a message") + arrays
 
 
 def type_command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -203,13 +148,13 @@ def test_a_damaged_table_tells_no_value(
     table: str,
     damage: str,
     site_dir: Path,
-    study: Study,
+    swept: Study,
     tmp_path: Path,
     nothing_told: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     DAMAGES[damage](site_dir / f"{table}.csv")
-    check_and_open(site_dir, study, tmp_path, monkeypatch)
+    check_and_open(site_dir, swept, tmp_path, monkeypatch)
     nothing_told()
 
 
@@ -217,26 +162,26 @@ def test_a_damaged_table_tells_no_value(
 def test_damaged_images_tell_no_value(
     damage: Callable[[Path], None],
     site_dir: Path,
-    study: Study,
+    swept: Study,
     tmp_path: Path,
     nothing_told: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     damage(site_dir)
-    check_and_open(site_dir, study, tmp_path, monkeypatch)
+    check_and_open(site_dir, swept, tmp_path, monkeypatch)
     nothing_told()
 
 
 def check_and_open(
-    site_dir: Path, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site_dir: Path, swept: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checks the folder, for people and for machines, and serves it as a hospital would."""
     file = tmp_path / "study.toml"
-    file.write_text(study_to_toml(study))
+    file.write_text(study_to_toml(swept))
     type_command(monkeypatch, "check-site", site_dir, "--study", file)
     type_command(monkeypatch, "check-site", site_dir, "--study", file, "--json")
     join(site_dir)
-    accept(load_site_config(site_dir), study)
+    accept(load_site_config(site_dir), swept)
     type_open(monkeypatch, site_dir)
 
 
@@ -254,9 +199,9 @@ def type_open(monkeypatch: pytest.MonkeyPatch, site_dir: Path) -> None:
 
 
 @pytest.fixture
-def open_site(site_dir: Path, study: Study) -> Iterator[Site]:
+def open_site(site_dir: Path, swept: Study) -> Iterator[Site]:
     join(site_dir)
-    accept(load_site_config(site_dir), study)
+    accept(load_site_config(site_dir), swept)
     site = Site.open(site_dir)
     yield site
     site.close()
@@ -278,7 +223,7 @@ EXCEPTIONS = [ValueError, OSError, MemoryError, torch.OutOfMemoryError]
 
 def test_an_exception_at_any_stage_of_the_door_tells_no_value(
     open_site: Site,
-    study: Study,
+    swept: Study,
     made: Rehearsal,
     nothing_told: Callable[..., str],
     campaign: Campaign,
@@ -291,7 +236,7 @@ def test_an_exception_at_any_stage_of_the_door_tells_no_value(
         for kind in kinds:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(module, name, _raising(kind(quote)))
-                task = task_of(study, run_id=f"{name}-{kind.__name__}")
+                task = task_of(swept, run_id=f"{name}-{kind.__name__}")
                 sent.append(answer_bytes(open_site, bytes_of(task, "ada"), TaskKind.TRAIN))
             assert reply_of(sent[-1]).status != OK, name
     sent.append(answer_bytes(open_site, quote.encode(), TaskKind.TRAIN))  # a message that is none
@@ -306,43 +251,23 @@ def _raising(fault: BaseException) -> Callable[..., Any]:
 
 
 def test_a_full_disk_tells_no_value(
-    open_site: Site, study: Study, made: Rehearsal, nothing_told: Callable[..., str]
+    open_site: Site, swept: Study, made: Rehearsal, nothing_told: Callable[..., str]
 ) -> None:
     sent = []
     full = OSError(errno.ENOSPC, quote_of(made.canaries))
     for name in ("write", "fsync"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, name, _raising(full))
-            task = signed(task_of(study, run_id=f"full-{name}"), "ada")
+            task = signed(task_of(swept, run_id=f"full-{name}"), "ada")
             sent.append(answer_bytes(open_site, bytes_of(task, "ada"), TaskKind.TRAIN))
     nothing_told(*sent)
-
-
-# Each command of a hospital, and where it crashes: (words behind SITE_DIR, module, function).
-COMMANDS: dict[str, tuple[list[str], str, str]] = {
-    "check-site": (["--study", "STUDY"], "client.check", "check_site"),
-    "check-site --json": (["--study", "STUDY", "--json"], "client.check", "read_cohort"),
-    "predict": (["--run", "RUN", "--out", "OUT"], "client.prediction", "predict_site"),
-    "ledger": ([], "client.ledger.view", "view_ledger"),
-    "ledger --json": (["--json"], "client.ledger.view", "view_ledger"),
-    "audit": ([], "client.audit_view", "view_audit"),
-    "site serve": ([], "client.agent", "serve"),
-    "site up": (["--superlink", "127.0.0.1:1"], "client.supervision.up", "up"),
-    "site status": (["--json"], "client.status", "status_of"),
-    "site keys": ([], "client.site_keys", "make_site_keys"),
-    "study list": ([], "client.acceptance", "standings"),
-    "study accept": (["STUDY", "--yes", "--hash", "HASH"], "client.acceptance", "accept"),
-    "explain": (["--run", "RUN", "--out", "OUT"], "client.explain.explain", "explain_site"),
-    "dossier": (["--out", "OUT"], "client.dossier.making", "make_dossier"),
-    "site self-test": (["--study", "STUDY"], "simulations.self_test", "run_self_test"),
-}
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_a_command_that_crashes_tells_its_place_and_no_value(
     command: str,
     site_dir: Path,
-    study: Study,
+    swept: Study,
     made: Rehearsal,
     tmp_path: Path,
     nothing_told: Callable[..., str],
@@ -350,12 +275,12 @@ def test_a_command_that_crashes_tells_its_place_and_no_value(
 ) -> None:
     words, module, function = COMMANDS[command]
     file = tmp_path / "study.toml"
-    file.write_text(study_to_toml(study))
+    file.write_text(study_to_toml(swept))
     places = {
         "STUDY": file,
         "RUN": made.out / "in-process",
         "OUT": tmp_path / "out.csv",
-        "HASH": study.hash,
+        "HASH": swept.hash,
     }
     monkeypatch.setattr(
         importlib.import_module(module), function, _raising(RuntimeError(quote_of(made.canaries)))
@@ -399,7 +324,7 @@ def test_predictions_are_told_to_their_file_alone(
 def test_a_broken_site_toml_tells_no_value(
     change: Callable[[str], str],
     site_dir: Path,
-    study: Study,
+    swept: Study,
     tmp_path: Path,
     nothing_told: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
@@ -408,7 +333,7 @@ def test_a_broken_site_toml_tells_no_value(
     path = site_dir / "site.toml"
     path.write_text(change(path.read_text()))
     file = tmp_path / "study.toml"
-    file.write_text(study_to_toml(study))
+    file.write_text(study_to_toml(swept))
     type_command(monkeypatch, "check-site", site_dir, "--study", file)
     type_open(monkeypatch, site_dir)
     nothing_told()
@@ -424,9 +349,9 @@ import os, signal, sys
 from importlib import import_module
 from pathlib import Path
 import client.work
-from client.agent import answer_bytes
+from client.agent_service import answer_bytes
 from client.site import Site
-from common.wire import TaskKind
+from common.messages import TaskKind
 module, name = sys.argv[3].rsplit(".", 1)
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -440,15 +365,15 @@ answer_bytes(site, Path(sys.argv[2]).read_bytes(), TaskKind.TRAIN)
 def test_a_killed_process_leaves_no_value(
     place: str,
     site_dir: Path,
-    study: Study,
+    swept: Study,
     tmp_path: Path,
     search: Search,
     nothing_told: Callable[..., str],
 ) -> None:
     join(site_dir)
-    accept(load_site_config(site_dir), study)
+    accept(load_site_config(site_dir), swept)
     task, temporary = tmp_path / "task", tmp_path / "tmp"
-    task.write_bytes(bytes_of(task_of(study), "ada"))
+    task.write_bytes(bytes_of(task_of(swept), "ada"))
     temporary.mkdir()
     ended = subprocess.run(
         [sys.executable, "-c", _KILLED, site_dir, task, place],

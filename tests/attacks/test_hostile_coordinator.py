@@ -4,6 +4,7 @@ One budget drain of 60 tasks; 1,000 under `WARDROUND_HYPOTHESIS=full`.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from client.agent import answer_bytes
+from client.agent_service import answer_bytes
 from client.site import Site
 from common import wire
 from common.arrays import Arrays, Block
+from common.messages import Reply, Task, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from common.study_file import override
-from common.wire import Reply, Task, TaskKind
 from simulations.rehearsal import reply_of
 from tests.campaigns import IS_FULL, Campaign
 from tests.unit.agent_cases import bytes_of
@@ -105,6 +106,28 @@ def test_one_round_asked_a_thousand_times_is_paid_once_and_says_one_thing(
     num_paid = [entry["kind"] for entry in ledger_of(site)].count("reserved")
     campaign.found({"updates": len(updates), "paid": num_paid})
     assert (len(updates), num_paid) == (1, 1)
+
+
+@pytest.mark.threat("S1-5")
+def test_a_thousand_models_of_one_round_without_privacy_are_answered_thrice(
+    open_real, tiny_study: Study, monkeypatch: pytest.MonkeyPatch, campaign: Campaign
+) -> None:
+    campaign.tries(NUM_ASKED, "models of one round without privacy")
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    site, start = open_real(tiny_study), state_of(PatientModel(tiny_study))
+    told = Counter(
+        answer(
+            site,
+            tiny_study,
+            nonce=f"n{number}",
+            arrays=replace(start, flat=start.flat + np.float32(number)),
+        ).status
+        for number in range(NUM_ASKED)
+    )
+    campaign.found(dict(told))
+    assert told == {"ok": 3, "round_repeated": NUM_ASKED - 3}
+    # Who asks for what is refused does not fill the books.
+    assert len(ledger_of(site)) < 10 + NUM_ASKED
 
 
 # A model that copies one patient into its update (Fowl et al. 2022, arXiv:2110.13057).

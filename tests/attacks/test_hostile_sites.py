@@ -15,9 +15,9 @@ import pytest
 
 from client.site import Site
 from common.arrays import Arrays, Block
+from common.messages import Reply, Task, TaskKind
 from common.study import Study
 from common.study_file import override
-from common.wire import Reply, Task, TaskKind
 from server.aggregation import SiteUpdate, long_updates
 from server.app import Run, execute
 from simulations.cohort import SiteEffects, write_cohort

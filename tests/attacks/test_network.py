@@ -25,9 +25,9 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 
 from common import wire
 from common.envelope import sign_task
+from common.messages import Task
 from common.signing import SigningKey
 from common.study import Study
-from common.wire import Task
 from server.grid import exchange
 from tests.federation.deployment import Link, coordinator, register, superlink
 from tests.federation.nodes import in_thread, only_node

@@ -16,17 +16,17 @@ from random import Random
 import pytest
 from flwr.app import Message, RecordDict
 
-from client.agent import answer_bytes
+from client.agent_service import answer_bytes
 from client.site import Site
 from common import wire
 from common.code_version import code_fingerprint
 from common.envelope import sign_reply
 from common.errors import MessageError, RefusalCode
+from common.messages import OK, Reply, Task, TaskKind
 from common.metrics.evaluation import declared_sizes
 from common.models.patient_model import PatientModel, state_manifest
 from common.study import Study
 from common.study_file import override
-from common.wire import Reply, Task, TaskKind
 from server.correspondence import Signed
 from server.inbox import Expected, open_reply
 from tests.attacks.wire_mutants import mutate_bytes, mutate_records
@@ -108,7 +108,7 @@ class SiteTarget:
             wire.records_from_bytes(answer_bytes(self._site, data, kind))
         )
         self.told[reply.status] += 1
-        if reply.status != wire.OK:
+        if reply.status != OK:
             assert reply.status in set(RefusalCode) - {RefusalCode.INTERNAL_ERROR}
             assert (reply.arrays, reply.counts, reply.metrics) == (None, {}, {})
             return None
@@ -148,9 +148,9 @@ def test_no_task_of_another_form_is_worked_on_even_if_the_coordinator_has_signed
         target.try_bytes(mutant, kind, honest_tasks(plain)[which])
         target.try_signed(mutant, number)
     campaign.found(target.told)
-    assert {"message_malformed", "arrays_mismatch", "study_not_accepted", wire.OK} <= set(
+    assert {"message_malformed", "arrays_mismatch", "study_not_accepted", OK} <= set(target.told), (
         target.told
-    ), target.told
+    )
 
 
 class CoordinatorTarget:
@@ -215,7 +215,7 @@ class CoordinatorTarget:
         kind = self._expected[which].task.kind
         message = Message(records, reply_to=instruction(1, kind.value))
         reply, reason = open_reply(message, self._expected[which], self._signed)
-        self.told[reason or wire.OK] += 1
+        self.told[reason or OK] += 1
         assert (reply is None) == bool(reason)
         return reply
 
@@ -224,7 +224,7 @@ class CoordinatorTarget:
 def coordinator(site: Site, plain: Study) -> CoordinatorTarget:
     tasks = honest_tasks(plain, run_id="honest")
     replies = [replace(site.answer(task), receipt=None) for task in tasks]
-    assert {reply.status for reply in replies} == {wire.OK}
+    assert {reply.status for reply in replies} == {OK}
     return CoordinatorTarget(plain, replies, tasks)
 
 
@@ -253,5 +253,5 @@ def test_no_reply_of_another_form_is_believed_even_if_the_site_has_signed_it(
         mutant = mutate_records(wire.reply_to_records(coordinator.replies[which]), random)
         coordinator.try_bytes(wire.records_to_bytes(mutant), which)
     campaign.found(coordinator.told)
-    assert {"malformed", wire.OK} <= set(coordinator.told)
+    assert {"malformed", OK} <= set(coordinator.told)
     assert any(reason.startswith("rejected: ") for reason in coordinator.told)

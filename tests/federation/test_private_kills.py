@@ -15,9 +15,9 @@ import pytest
 from client.config import load_site_config
 from client.ledger.entries import sealed_folder
 from client.site import Site
+from common.messages import Reply, Task
 from common.study import Study
 from common.study_file import override, study_from_toml, with_patient_privacy
-from common.wire import Reply, Task
 from simulations.cohort import SiteEffects, write_cohort
 from tests.campaigns import IS_FULL, Campaign
 from tests.federation.kills import books_of, check_ledger

@@ -19,9 +19,10 @@ from client.agent_client import SiteConnection, connect
 from client.config import load_site_config
 from client.status import status_of
 from common.errors import SiteProcessError
+from common.messages import TaskKind
 from common.study import Study
 from common.study_file import override
-from common.wire import TaskKind, reply_from_records, task_to_records
+from common.wire import reply_from_records, task_to_records
 from server.grid import exchange, wait_for_nodes
 from simulations.cohort import SiteEffects, write_cohort
 from tests.federation.deployment import Link, coordinator, superlink, until

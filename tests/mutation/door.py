@@ -21,7 +21,7 @@ def _unit(*patterns: str) -> tuple[str, ...]:
 _SITE = _unit("site", "site_books", "site_edges", "site_faults", "site_refusals", "private_site*")
 _HOSTILE = ("tests/attacks/test_hostile_coordinator.py",)
 _CHAINS = _unit("audit", "audit_view", "chained_*", "acceptance")
-_LEDGER = _unit("ledger*", "fingerprint", "site_books")
+_LEDGER = _unit("ledger*", "fingerprint", "site_books", "unprotected_runs")
 _INBOX = _unit("inbox*", "*_at_the_door")
 
 # By the path of a module, or of a folder of modules.
@@ -32,14 +32,18 @@ DOOR: Mapping[str, tuple[str, ...]] = {
     "client/audit.py": (*_CHAINS, *_unit("dossier")),
     "client/chained_file.py": _CHAINS,
     "client/chained_lines.py": _CHAINS,
-    "client/charging.py": (*_SITE, *_unit("charging_*", "private_attacks", "disk")),
+    "client/charging.py": (
+        *_SITE,
+        *_unit("charging_*", "private_attacks", "disk", "unprotected_runs"),
+    ),
     "client/egress.py": _unit("egress*", "*_at_the_door", "site_faults"),
     "client/withholding.py": _unit("egress*", "*_at_the_door"),
     "client/ledger": _LEDGER,
     "client/policy.py": _unit("policy", "private_site*", "egress*"),
-    "client/site.py": (*_SITE, *_unit("private_attacks", "trust")),
-    "client/trust.py": _unit("trust"),
+    "client/site.py": (*_SITE, *_unit("private_attacks", "trust*")),
+    "client/trust.py": _unit("trust*"),
     "common/envelope.py": _unit("envelope", "correspondence"),
+    "common/messages.py": _unit("wire", "parcels"),
     "common/signing.py": _unit("signing", "receipts", "server_receipts"),
     "common/wire.py": _unit("wire", "parcels"),
     "common/wire_limits.py": _unit("wire"),

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from client.site import Site
+from common.messages import Reply, Task, TaskKind
 from common.study import Study
 from common.study_file import study_from_toml
-from common.wire import Reply, Task, TaskKind
 from server.app import Run, execute
 from server.journal import Listener
 from simulations.cli import main

@@ -13,8 +13,8 @@ import pytest
 from client.agent_address import default_address
 from client.agent_client import SiteConnection, connect
 from client.config import load_site_config
+from common.messages import TaskKind
 from common.study import Study
-from common.wire import TaskKind
 from simulations.cohort import SiteEffects, write_cohort
 from tests.unit.agent_cases import WAIT_S, accept, ask, private_of, until
 from tests.unit.builders import task_of

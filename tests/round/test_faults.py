@@ -11,8 +11,8 @@ from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from common.errors import CheckpointError, CohortError, DataError
+from common.messages import Reply, Task, TaskKind
 from common.study_file import override
-from common.wire import Reply, Task, TaskKind
 from server.journal import Event, read_journal
 from simulations.engine import InProcessGrid
 from simulations.simulate import Simulation, simulate

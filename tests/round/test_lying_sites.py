@@ -11,9 +11,9 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from common.arrays import Arrays, slices_of
+from common.messages import Reply, Task, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study_file import override
-from common.wire import Reply, Task, TaskKind
 from simulations.engine import InProcessGrid
 from tests.round.twists import Change, only, other_shape, update_of, with_counts, with_value
 

@@ -1,15 +1,19 @@
 """The missing-granularity experiment: what each way of training is shown, and its report."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from client.normalise import moments_of
 from client.training import to_device
 from common.errors import StudyError
 from common.models.patient_model import PatientModel
+from common.run_folder import site_folders
 from common.study import Study
 from common.study_file import (
     override,
@@ -20,6 +24,7 @@ from common.study_file import (
 from simulations.arms import POOLED
 from simulations.bench.plain_loop import read_sites
 from simulations.cohort import SiteEffects, write_cohort
+from simulations.lacking import as_if_lacking, lacking_of
 from simulations.missing import (
     METHODS,
     OURS,
@@ -204,3 +209,94 @@ def test_a_private_study_is_refused_and_not_trained_without_privacy(
     private = with_patient_privacy(study, epsilon=3.0, delta=1e-4)
     with pytest.raises(StudyError, match="found privacy mode 'patient'"):
         run_missing(private, sites, seeds=[0], jobs=1)
+
+
+LIFESTYLE_OF_TWO = {"hospital-0": frozenset(["lifestyle"]), "hospital-2": frozenset(["lifestyle"])}
+
+
+def test_what_a_hospital_is_to_lack_is_in_no_sum_count_or_update_of_its(
+    study: Study, sites: Path
+) -> None:
+    whole = read_sites(study, sites)[0]
+    lacking = as_if_lacking(whole, LIFESTYLE_OF_TWO)
+    assert lacking.counts["lifestyle"] == 0
+    assert lacking.counts["labs"] == whole.counts["labs"]
+    assert not lacking.cohort.train.arrays["lifestyle"]["present_B"].any()
+    assert not lacking.train.batch(torch.arange(len(lacking.train)))[0]["lifestyle"][
+        "present_B"
+    ].any()
+    moments = moments_of(lacking.cohort.train, override(study, normalisation__method="federated"))
+    assert any(name.startswith("lifestyle") for name in moments.unpack())
+    for name, sums in moments.unpack().items():
+        assert not name.startswith("lifestyle") or not sums.any()
+
+
+def test_held_out_patients_keep_what_their_hospital_is_to_lack(study: Study, sites: Path) -> None:
+    whole = read_sites(study, sites)[0]
+    lacking = as_if_lacking(whole, LIFESTYLE_OF_TWO)
+    before, after = (s.cohort.test.arrays["lifestyle"]["present_B"] for s in (whole, lacking))
+    assert before.any()
+    assert (before == after).all()
+
+
+def test_a_hospital_that_lacks_nothing_by_order_is_as_it_was(study: Study, sites: Path) -> None:
+    site = read_sites(study, sites)[1]
+    assert as_if_lacking(site, LIFESTYLE_OF_TWO) is site
+
+
+def test_every_way_of_training_goes_without_what_hospitals_are_to_lack(
+    study: Study, sites: Path, tmp_path: Path
+) -> None:
+    had, never_had = tmp_path / "had", tmp_path / "never_had"
+    for copied in (had, never_had):
+        shutil.copytree(sites, copied)
+        for folder in site_folders(copied):
+            takes = copied is never_had and folder.name in LIFESTYLE_OF_TWO
+            _split(folder / "patients.csv", takes_lifestyle=takes)
+    study = override(study, normalisation__method="federated")
+    expected = run_seed(study, never_had, seed=0)
+    assert run_seed(study, had, seed=0, lacking=LIFESTYLE_OF_TWO) == expected
+    assert run_seed(study, had, seed=0) != expected
+
+
+def _split(table: Path, *, takes_lifestyle: bool) -> None:
+    """Holds out every third patient, and may take its lifestyle from the others."""
+    patients = pd.read_csv(table, dtype=str)
+    is_test = patients.index % 3 == 0
+    patients["split"] = np.where(is_test, "test", "train")
+    if takes_lifestyle:
+        patients.loc[~is_test, "steps_per_day"] = None
+    patients.to_csv(table, index=False)
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        (["hospital-9=labs"], "found 'hospital-9'"),
+        (["hospital-0=genes"], "found genes"),
+        (["hospital-0=labs,lifestyle"], "found labs, lifestyle"),
+    ],
+)
+def test_what_nobody_has_cannot_be_lacking_and_nobody_can_lack_all(
+    study: Study, sites: Path, texts: list[str], found: str
+) -> None:
+    with pytest.raises(StudyError, match=found):
+        run_seed(study, sites, seed=0, lacking=lacking_of(texts))
+
+
+@pytest.mark.parametrize("text", ["labs", "=labs", "hospital-0=", "hospital-0=labs,,vitals"])
+def test_lacking_is_written_as_hospital_and_granularities(text: str) -> None:
+    with pytest.raises(StudyError, match="Expected --lacking HOSPITAL="):
+        lacking_of([text])
+
+
+def test_a_hospital_is_named_once() -> None:
+    with pytest.raises(StudyError, match="'a' twice"):
+        lacking_of(["a=labs", "a=notes"])
+
+
+def test_the_report_says_who_trained_without_what(study: Study, sites: Path) -> None:
+    results = run_seed(study, sites, seed=0, lacking=LIFESTYLE_OF_TWO)
+    text = to_markdown(results, study=study, lacking=LIFESTYLE_OF_TWO)
+    assert "hospital-0 lifestyle; hospital-2 lifestyle" in text
+    assert "to lack" not in to_markdown(results, study=study)

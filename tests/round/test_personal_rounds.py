@@ -15,10 +15,10 @@ from client.evaluation import evaluate, outcomes_of, predict
 from client.personal import Personal, PersonalStore, load_personal
 from client.site import Site
 from common.errors import StudyError
+from common.messages import Reply, Task, TaskKind
 from common.metrics.evaluation import PERSONAL, declared_sizes, to_flat
 from common.models.patient_model import PatientModel, load_state, trainable_manifest
 from common.study import Study
-from common.wire import Reply, Task, TaskKind
 from server.app import Run, execute
 from server.journal import Listener
 from simulations.bench.plain_loop import read_sites

@@ -11,12 +11,12 @@ import pytest
 
 from client.ledger.entries import ledger_path, read_chain
 from client.ledger.view import view_ledger
+from common.messages import Reply, Task, TaskKind
 from common.metrics.attributions import is_attribution
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian
 from common.study import Study
 from common.study_file import override, with_patient_privacy
-from common.wire import Reply, Task, TaskKind
 from tests.round.conftest import Federate, Federation
 
 EPSILON, DELTA = 3.0, 1e-4

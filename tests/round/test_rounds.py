@@ -14,10 +14,10 @@ from flwr.app import Message
 from client.config import load_site_config
 from client.data import read_cohort, usable_cohort
 from common.arrays import Arrays, slices_of
+from common.messages import Reply, Task, TaskKind
 from common.models.patient_model import PatientModel, block_owner, state_of
 from common.study import Study
 from common.study_file import override
-from common.wire import Reply, Task, TaskKind
 from simulations.engine import InProcessGrid
 from simulations.simulate import Simulation, simulate
 

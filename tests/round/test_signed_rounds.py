@@ -13,9 +13,9 @@ from client.config import load_site_config
 from client.site import Site
 from common.arrays import Arrays
 from common.errors import CohortError
+from common.messages import Reply, Task, TaskKind
 from common.study import Study
 from common.study_file import override
-from common.wire import Reply, Task, TaskKind
 from server.app import Run, execute
 from server.correspondence import Signed
 from simulations.cohort import SiteEffects, write_cohort

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from common.arrays import Arrays, Block
-from common.wire import Reply, Task, TaskKind
+from common.messages import Reply, Task, TaskKind
 
 Change = Callable[[Reply], Reply]
 

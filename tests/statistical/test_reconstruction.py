@@ -13,10 +13,10 @@ import pytest
 from client.site import Site
 from common.code_version import code_fingerprint
 from common.errors import RunError
+from common.messages import Task, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from common.study_file import load_study, override, with_patient_privacy, without_granularity
-from common.wire import Task, TaskKind
 from simulations.attacks import analytic_inversion, gradient_inversion, imprint
 from simulations.attacks.exposure import (
     PLAIN,

@@ -14,16 +14,10 @@ import tomli_w
 from client.agent import serve
 from client.agent_client import SiteConnection, connect
 from client.config import load_site_config
+from common.messages import Reply, Task
 from common.study import Study
 from common.study_file import override, study_to_toml, with_patient_privacy
-from common.wire import (
-    Reply,
-    Task,
-    records_from_bytes,
-    records_to_bytes,
-    reply_from_records,
-    task_to_records,
-)
+from common.wire import records_from_bytes, records_to_bytes, reply_from_records, task_to_records
 from tests.unit.consortium import join, signed
 
 WAIT_S = 60.0

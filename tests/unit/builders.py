@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from client.training import Patients
 from common.arrays import Arrays, Block, Manifest, size_of
 from common.code_version import code_fingerprint
+from common.messages import Reply, Task, TaskKind
 from common.metrics.evaluation import statistics_of
 from common.metrics.statistics import EvaluationSums
 from common.models.contract import Batch
 from common.models.patient_model import PatientModel, state_of
 from common.outcomes import ClassOutcome, RegressionOutcome
 from common.study import Study
-from common.wire import Reply, Task, TaskKind
 
 HASH = "0" * 64
 # By outcome, then by array name.

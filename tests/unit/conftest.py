@@ -12,11 +12,14 @@ import tomli_w
 import torch
 
 from client.config import load_site_config
+from client.egress import Declared
 from client.site import Site
+from common.normalisation import moments_manifest
 from common.study import Study
 from common.study_file import override, study_from_toml, study_to_toml, with_patient_privacy
 from simulations.site_folder import write_site_folder
 from tests.unit.consortium import join
+from tests.unit.egress_cases import UPDATE
 from tests.unit.private_site_cases import BUDGET, DELTA, EPSILON
 
 # Two granularities, so that one can be absent; a missing code; a category with a number's name.
@@ -176,3 +179,9 @@ def open_real(new_site: Callable[..., Path]):
     yield open_it
     for site in opened:
         site.close()
+
+
+@pytest.fixture
+def declared(tiny_study: Study) -> Declared:
+    """What the site of the tiny study has declared."""
+    return Declared.of(tiny_study, update=UPDATE, moments=moments_manifest(tiny_study))

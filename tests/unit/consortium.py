@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.config import load_site_config
 from client.roster import accept_roster
 from common.envelope import sign_task
+from common.messages import Task
 from common.roster import Roster, roster_to_bytes
 from common.signing import SigningKey
 from common.site_keys import SiteKeys, node_key_line
-from common.wire import Task
 from tests.unit.provision_cases import NOW
 
 # One key for all tests, so that a process that was started again knows it.

@@ -13,10 +13,10 @@ from client.dossier.signed import Signed
 from client.ledger.ledger import Ledger
 from common.arrays import Arrays
 from common.errors import RefusalCode
+from common.messages import OK, Reply, TaskKind
 from common.privacy.events import Charge, Unprotected
 from common.receipts import Receipt
 from common.signing import SigningKey
-from common.wire import OK, Reply, TaskKind
 from tests.unit.builders import study_of, task_of
 from tests.unit.ledger_cases import (
     DATASET,

@@ -9,9 +9,9 @@ from flwr.app import Message
 
 from common import wire
 from common.arrays import Arrays, Block, Manifest, size_of
+from common.messages import Reply, Task, TaskKind
 from common.metrics.evaluation import to_flat
 from common.normalisation import moments_manifest
-from common.wire import Reply, Task, TaskKind
 from server.correspondence import Unsigned
 from server.inbox import Expected, open_reply
 from tests.unit.builders import HASH, evaluation, instruction, study_of

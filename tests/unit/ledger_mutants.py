@@ -7,15 +7,9 @@ from typing import Any
 from client import charging, work
 from client.charging import Ledgered
 from client.ledger.ledger import Ledger
+from common.messages import Reply, Task
 from common.privacy.accounting import epsilon_of
-from common.wire import (
-    Reply,
-    Task,
-    records_from_bytes,
-    records_to_bytes,
-    reply_from_records,
-    reply_to_records,
-)
+from common.wire import records_from_bytes, records_to_bytes, reply_from_records, reply_to_records
 from tests.unit import ledger_probes as probes
 from tests.unit.mutant import Mutant, Patch
 

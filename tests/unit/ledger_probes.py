@@ -15,11 +15,11 @@ from client.charging import Ledgered
 from client.ledger.entries import ledger_path, read_chain
 from client.site import Site
 from common.code_version import code_fingerprint
+from common.messages import Reply, Task, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.privacy.accounting import epsilon_of
 from common.privacy.events import Charge, Gaussian, charge_from_json
 from common.privacy.plan import plan_of
-from common.wire import Reply, Task, TaskKind
 from simulations.site_folder import write_site_folder
 from tests.unit.private_probes import plan_study
 

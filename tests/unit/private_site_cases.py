@@ -5,8 +5,8 @@ from typing import Any
 
 from client.config import load_site_config
 from client.site import Site
+from common.messages import Reply, TaskKind
 from common.study import Study
-from common.wire import Reply, TaskKind
 from tests.unit.builders import task_of
 from tests.unit.consortium import signed
 

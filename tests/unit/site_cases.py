@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from common.wire import Reply
+from common.messages import Reply
 
 CANARY = "Qx-Mrs-Miller-1943-zK"
 

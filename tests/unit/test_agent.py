@@ -16,18 +16,20 @@ import pytest
 import torch
 
 import client.agent
+import client.agent_service
 import client.app
 import client.device
 from client import site_pb2, site_pb2_grpc
-from client.agent import MAX_WAITING, Asked, serve
+from client.agent import MAX_WAITING, serve
 from client.agent_client import connect
+from client.agent_service import Asked
 from client.config import load_site_config
 from client.site import Site
 from common.code_version import code_fingerprint
 from common.errors import DataError, SiteProcessError
+from common.messages import TaskKind
 from common.signing import SigningKey
 from common.study import Study
-from common.wire import TaskKind
 from tests.unit.agent_cases import (
     WAIT_S,
     Gate,
@@ -101,7 +103,7 @@ def test_what_a_task_has_left_goes_back_after_each(
     folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back = threading.Semaphore(0)
-    monkeypatch.setattr(client.agent, "give_back_memory", given_back.release)
+    monkeypatch.setattr(client.agent_service, "give_back_memory", given_back.release)
     with running(folder) as agent:
         for number in range(2):
             ask(agent.site, task_of(study, nonce=f"nonce{number}"))

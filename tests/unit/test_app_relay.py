@@ -15,10 +15,11 @@ from client.app import relay
 from client.site import Site
 from common.code_version import code_fingerprint
 from common.errors import RefusalCode, SiteConfigError
+from common.messages import Reply, Task, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from common.study_file import study_to_toml
-from common.wire import Reply, Task, TaskKind, reply_from_records, task_to_records
+from common.wire import reply_from_records, task_to_records
 
 
 @pytest.fixture(scope="session")

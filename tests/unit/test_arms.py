@@ -16,18 +16,11 @@ from common.metrics.statistics import Floats
 from common.models.patient_model import parameters_of
 from common.study import Study
 from common.study_file import override, study_from_toml, without_granularity
-from simulations.arms import (
-    MEAN,
-    POOLED,
-    ArmResult,
-    run_arms,
-    scopes_of,
-    train_centrally,
-    train_privately_alone,
-)
+from simulations.arms import MEAN, POOLED, ArmResult, run_arms, scopes_of
 from simulations.arms_report import to_csv, to_markdown
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.logistic import logistic_predictions
+from simulations.training_at_one_place import train_centrally, train_privately_alone
 from tests.round.tiny import TINY_STUDY
 from tests.unit.builders import MORE_OUTCOMES, outcomes_of, study_of
 

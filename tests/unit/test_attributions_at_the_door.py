@@ -13,6 +13,7 @@ from client.egress import Declared, release, withheld
 from client.policy import Policy
 from common import wire
 from common.errors import Refusal, RefusalCode, StudyError
+from common.messages import Reply, Task, TaskKind
 from common.metrics.attributions import (
     ABSOLUTE,
     DIRECTED,
@@ -30,7 +31,6 @@ from common.metrics.attributions import (
 from common.metrics.evaluation import declared_sizes, from_flat, to_flat
 from common.study import Study
 from common.study_file import load_study, study_from_toml, study_to_toml, with_patient_privacy
-from common.wire import Reply, Task, TaskKind
 from server.correspondence import Unsigned
 from server.inbox import Expected, open_reply
 from simulations.sent_fields import fields_of

@@ -21,10 +21,10 @@ from client.chained_lines import read_lines, write_line
 from client.ledger.entries import ledger_path
 from client.ledger.verification import countersigned_path
 from common.errors import RefusalCode, SiteConfigError
+from common.messages import Reply, TaskKind
 from common.receipts import Countersigned, Receipt
 from common.signing import Purpose, SigningKey
 from common.study import Study
-from common.wire import Reply, TaskKind
 from tests.unit.builders import study_of, task_of
 from tests.unit.chained_edits import FOUND, Edit, Target, cut_at_a_line
 from tests.unit.ledger_cases import (

@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.audit import AuditLog, audit_line
 from client.chained_lines import read_lines, write_line
+from common.messages import Reply, TaskKind
 from common.signing import Purpose, SigningKey
-from common.wire import Reply, TaskKind
 from tests.unit.builders import study_of, task_of
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

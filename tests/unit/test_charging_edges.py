@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from client.site import Site
+from common.messages import OK
 from common.study import Study
-from common.wire import OK
 from tests.unit.private_site_cases import answer, ledger_of
 
 OpenReal = Callable[..., Site]

@@ -12,12 +12,12 @@ from client.config import load_site_config
 from client.ledger.entries import ledger_path
 from client.ledger.ledger import Ledger
 from client.site import Site
+from common.messages import TaskKind
 from common.privacy.events import Charge, Unprotected
 from common.privacy.plan import plan_of
 from common.signing import SigningKey
 from common.study import Study
 from common.study_file import override, study_to_toml, with_patient_privacy
-from common.wire import TaskKind
 from tests.unit.builders import task_of
 from tests.unit.consortium import join, signed
 from tests.unit.ledger_cases import request_of

@@ -12,9 +12,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from common import wire
 from common.envelope import is_task_signed, sign_reply, sign_task
 from common.errors import RefusalCode, RunError
+from common.messages import OK, Reply, Task, TaskKind
 from common.signing import SigningKey
 from common.site_keys import SiteKeys, node_key_line
-from common.wire import Reply, Task, TaskKind
 from server.app import Run
 from server.correspondence import Signed, Unsigned
 from server.inbox import Expected, open_reply
@@ -129,7 +129,7 @@ FORGED: dict[str, tuple[Callable[[Reply], Reply], str]] = {
 
 
 @pytest.mark.threat("C-3", "N-1")
-@pytest.mark.parametrize("status", [wire.OK, RefusalCode.STEP_LIMIT.value])
+@pytest.mark.parametrize("status", [OK, RefusalCode.STEP_LIMIT.value])
 @pytest.mark.parametrize(("forge", "reason"), FORGED.values(), ids=FORGED)
 def test_nothing_is_believed_that_the_site_has_not_signed_now(
     forge: Callable[[Reply], Reply], reason: str, status: str

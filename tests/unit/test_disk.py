@@ -22,10 +22,10 @@ from client.site import Site
 from common.arrays import Arrays
 from common.disk import MARGIN_BYTES, free_bytes
 from common.errors import Refusal, RefusalCode, RunError
+from common.messages import TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
 from common.tail_average import Tail
-from common.wire import TaskKind
 from server.checkpoint import Checkpoint, CheckpointFolder
 from server.optimizer import OptimizerState
 from tests.unit.builders import HASH, task_of

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from types import ModuleType, SimpleNamespace
@@ -9,15 +10,15 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from client import admission, charging, disk, egress, policy, trust, withholding
-from client.ledger import ledger
+from client.ledger import heads, ledger
 from common.errors import RefusalCode
-from common.wire import Reply, Task, TaskKind
+from common.messages import Reply, Task, TaskKind
 from server import inbox
 from simulations import door_page
 from simulations.door_page import PAGE, described, page, rules_of
 from simulations.door_words import REFUSALS, SHAPES
 
-DOOR = (trust, admission, policy, disk, ledger, charging, egress, withholding)
+DOOR = (trust, admission, policy, disk, ledger, heads, charging, egress, withholding)
 
 
 def _refusing(module: ModuleType) -> Iterator[tuple[str, str]]:
@@ -48,6 +49,19 @@ def test_whatever_refuses_at_the_door_is_a_rule_with_its_threat_and_its_code(mod
     }
     apart = {("_block", "EGRESS_BLOCKED"), ("refused", "DISK_FULL")}
     assert set(_refusing(module)) - apart == told
+
+
+def test_no_module_with_a_rule_is_left_out() -> None:
+    root = PAGE.parents[1]
+    with_rules = {
+        path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
+        for folder in ("client", "common")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"^ +Threat: .* Refuses: ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    modules = [*(module for _, module in door_page._WAY_IN), *door_page._WAY_OUT]
+    assert with_rules
+    assert with_rules <= {module.__name__ for module in modules}
 
 
 def test_every_rule_of_the_coordinators_inbox_has_its_threat() -> None:

@@ -15,10 +15,10 @@ from client.dossier.words import reason_of
 from client.ledger.entries import ledger_path
 from client.site import Site
 from common.errors import RefusalCode, SiteConfigError
+from common.messages import TaskKind
 from common.privacy.accounting import epsilon_of
 from common.privacy.meaning import most_likely, most_right
 from common.study import Study
-from common.wire import TaskKind
 from tests.unit.consortium import COORDINATOR
 from tests.unit.dossier_cases import CLOCK, DATASET, NUM_PATIENTS, Hospital
 from tests.unit.ledger_cases import STUDY_HASH, open_ledger, training

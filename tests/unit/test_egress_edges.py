@@ -10,8 +10,8 @@ from client.policy import Policy
 from client.private_statistics import private_evaluation
 from client.withholding import released_moments
 from common.arrays import Arrays
+from common.messages import Reply, TaskKind
 from common.privacy.mechanisms import NoiseSource
-from common.wire import Reply, TaskKind
 from tests.unit.builders import outcomes_of, predictions_of, study_of
 
 POLICY = Policy(allow_without_privacy=True, smallest_group=10)

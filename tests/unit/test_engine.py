@@ -9,8 +9,9 @@ from flwr.app import Message
 
 from client.site import Site
 from common.arrays import Arrays, Block
+from common.messages import Reply, Task, TaskKind
 from common.study import Study
-from common.wire import Reply, Task, TaskKind, reply_from_records, task_to_records
+from common.wire import reply_from_records, task_to_records
 from simulations.engine import InProcessGrid
 from tests.unit.builders import task_of
 

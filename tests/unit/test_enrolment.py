@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.arrays import Arrays
-from common.wire import Reply, TaskKind
+from common.messages import Reply, TaskKind
 from server.enrolment import Roster
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from common import envelope, wire
 from common.arrays import Arrays, Block
 from common.envelope import is_reply_signed, is_task_signed, sign_reply, sign_task
+from common.messages import Reply, Task, TaskKind
 from common.receipts import Countersigned, Receipt
 from common.signing import Purpose, SigningKey, verify
-from common.wire import Reply, Task, TaskKind
 from tests.unit.builders import HASH, replies, tasks
 from tests.unit.consortium import COORDINATOR
 

@@ -11,12 +11,12 @@ from client.egress import Declared, release
 from client.policy import Policy
 from common import wire
 from common.errors import Refusal, RefusalCode
+from common.messages import Reply, Task, TaskKind
 from common.metrics.evaluation import statistics_of, to_flat
 from common.metrics.statistics import EvaluationSums
 from common.metrics.subgroups import group_statistics_of, is_of_group
 from common.study import Study
 from common.study_file import with_patient_privacy
-from common.wire import Reply, Task, TaskKind
 from server.correspondence import Unsigned
 from server.inbox import Expected, open_reply
 from tests.unit.builders import HASH, instruction, outcomes_of, predictions_of, study_of

@@ -9,9 +9,9 @@ from flwr.app import Error, Message, RecordDict
 from common import wire
 from common.arrays import Arrays
 from common.errors import RefusalCode
+from common.messages import Reply, TaskKind
 from common.metrics.evaluation import PERSONAL, to_flat
 from common.normalisation import moments_manifest
-from common.wire import Reply, TaskKind
 from server.correspondence import Unsigned
 from server.inbox import claimed_site, open_reply
 from tests.unit.builders import MORE_OUTCOMES, evaluation, instruction, study_of

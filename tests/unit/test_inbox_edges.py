@@ -10,10 +10,10 @@ from flwr.app import Message
 
 from common import wire
 from common.arrays import Arrays, size_of
+from common.messages import Reply, Task, TaskKind
 from common.metrics.evaluation import to_flat
 from common.normalisation import MOMENTS, NOISE_VARIANCE, moments_manifest
 from common.study import Study
-from common.wire import Reply, Task, TaskKind
 from server.correspondence import Unsigned
 from server.inbox import Expected, open_reply
 from server.plausible_moments import fault_of

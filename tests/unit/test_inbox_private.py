@@ -9,9 +9,9 @@ from flwr.app import Message
 from client.private_statistics import private_evaluation, private_moments
 from common import wire
 from common.arrays import Arrays
+from common.messages import Reply, TaskKind
 from common.normalisation import moments_manifest
 from common.privacy.mechanisms import NoiseSource
-from common.wire import Reply, TaskKind
 from server.correspondence import Unsigned
 from server.inbox import open_reply
 from server.plausible_statistics import are_of_too_many

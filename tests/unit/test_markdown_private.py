@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from server.report.markdown import noised_number_of, report_of
+from server.report.columns import noised_number_of
+from server.report.markdown import report_of
 from server.report.privacy import cost_of
 from tests.unit.markdown_cases import METRICS, results_by_hand
 

@@ -23,9 +23,9 @@ from client.node_objects import Pulled
 from client.node_session import Session
 from common import wire
 from common.errors import MessageError
+from common.messages import Reply, Task
 from common.one_piece import MOST_BYTES, check_announced, is_small
 from common.parcels import packed, parcel_of
-from common.wire import Reply, Task
 from server.superlink.replies import Replies
 from tests.unit.builders import instruction, replies, tasks
 

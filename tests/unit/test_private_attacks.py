@@ -13,11 +13,11 @@ import torch
 
 from client.dp_training import train_privately
 from client.site import Site
+from common.messages import TaskKind
 from common.models.patient_model import PatientModel
 from common.privacy.mechanisms import NoiseSource
 from common.receipts import Receipt
 from common.study import Study
-from common.wire import TaskKind
 from tests.unit.builders import patients_of, task_of
 from tests.unit.private_probes import plan_with, sgd_study
 from tests.unit.private_site_cases import answer, kinds, ledger_of

@@ -17,11 +17,11 @@ from client.ledger.view import view_ledger
 from client.policy import Policy
 from common.arrays import Arrays
 from common.errors import Refusal, SiteConfigError, StudyError
+from common.messages import TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.privacy.plan import plan_of
 from common.study import Study
 from common.study_file import override, with_patient_privacy
-from common.wire import TaskKind
 from tests.unit.private_site_cases import BUDGET, DELTA, EPSILON, answer, kinds, ledger_of
 
 

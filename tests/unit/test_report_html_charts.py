@@ -13,8 +13,9 @@ from common.metrics.evaluation import statistics_of
 from common.metrics.intervals import FEWEST
 from common.metrics.noised import NOISE_VARIANCE, arcsine_edges
 from common.metrics.statistics import EvaluationSums
-from common.page.charts import Bar, Dot, Line, bar_chart, dot_chart, line_chart
+from common.page.charts import Line, line_chart
 from common.page.document import Table
+from common.page.rows import Bar, Dot, bar_chart, dot_chart
 from common.page.scales import Frame, ticks_between, whole_ticks
 from server.report.html.calibration import calibration_bins
 from tests.unit.builders import MULTICLASS, evaluation, study_of

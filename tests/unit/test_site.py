@@ -10,10 +10,10 @@ import torch
 from client.site import Site
 from common.arrays import Arrays
 from common.errors import DataError, RefusalCode, SiteConfigError
+from common.messages import TaskKind
 from common.metrics.evaluation import from_flat, statistics_of
 from common.models.patient_model import PatientModel, state_of, trainable_manifest
 from common.study_file import override, study_to_toml
-from common.wire import TaskKind
 from tests.unit.builders import task_of
 from tests.unit.consortium import join, signed
 from tests.unit.site_cases import audit_of, content_of

@@ -10,10 +10,10 @@ from client.charging import Ledgered
 from client.disk import Room
 from client.site import Site
 from common.errors import DataError, RefusalCode
+from common.messages import Reply, TaskKind
 from common.receipts import Countersigned
 from common.signing import SigningKey, countersign, sign_head
 from common.study import Study
-from common.wire import Reply, TaskKind
 from tests.unit.consortium import COORDINATOR
 from tests.unit.private_site_cases import answer, kinds, ledger_of
 

@@ -9,9 +9,9 @@ import client.work
 from client.config import load_site_config
 from client.site import Site
 from common.errors import RefusalCode
+from common.messages import TaskKind
 from common.study import Study
 from common.study_file import override
-from common.wire import TaskKind
 from tests.unit.builders import task_of
 from tests.unit.private_site_cases import EPSILON, answer, kinds, ledger_of
 from tests.unit.site_cases import audit_of

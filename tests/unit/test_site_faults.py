@@ -11,8 +11,8 @@ import torch
 import client.site
 import client.work
 from common.errors import RefusalCode
+from common.messages import TaskKind
 from common.study_file import override
-from common.wire import TaskKind
 from tests.unit.builders import task_of
 from tests.unit.site_cases import CANARY, audit_of, content_of
 

@@ -12,9 +12,10 @@ import client.work
 from common.arrays import Arrays, Block
 from common.code_version import code_fingerprint
 from common.errors import RefusalCode
+from common.messages import Task, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
-from common.wire import Task, TaskKind, reply_from_records, reply_to_records
+from common.wire import reply_from_records, reply_to_records
 from tests.unit.builders import task_of
 from tests.unit.site_cases import content_of
 

@@ -24,6 +24,7 @@ from client.site import Site
 from client.study_store import study_path
 from common.arrays import size_of
 from common.errors import StudyError, WardroundError
+from common.messages import TaskKind
 from common.models.patient_model import PatientModel, trainable_manifest
 from common.normalisation import moments_manifest
 from common.privacy.plan import describe, plan_of
@@ -35,7 +36,6 @@ from common.study_file import (
     study_to_toml,
     with_patient_privacy,
 )
-from common.wire import TaskKind
 from tests.unit.builders import MORE_OUTCOMES, study_of, task_of
 
 app = typer.Typer()

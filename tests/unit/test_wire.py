@@ -18,8 +18,8 @@ from hypothesis import given
 from common import wire
 from common.arrays import Arrays
 from common.errors import MessageError
+from common.messages import Reply, Task, TaskKind
 from common.receipts import Countersigned, Receipt
-from common.wire import Reply, Task, TaskKind
 from common.wire_limits import MOST_MANIFEST_CHARS, MOST_RECORDS, MOST_VALUES, check_bytes
 from tests.unit.builders import HASH, arrays, replies, tasks
 

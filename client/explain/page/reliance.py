@@ -14,8 +14,8 @@ from client.explain.subject import Subject
 from common.granularities import ImagesGranularity
 from common.metrics.attributions import score_name
 from common.models.fusion import AttentionFusion
-from common.page.charts import Bar, bar_chart
 from common.page.document import Block, Chart, Charts, Heading, Paragraph, Section, Table
+from common.page.rows import Bar, bar_chart
 from common.page.words import several, size_text
 
 _MOST_FEATURES = 12

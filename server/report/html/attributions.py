@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.page.charts import Bar, bar_chart
 from common.page.document import Block, Chart, Charts, Heading, Paragraph, Section, Table
+from common.page.rows import Bar, bar_chart
 from common.page.words import listed, size_text
 from server.report.attributions import by_size, direction_text, name_of
 from server.report.html.facts import Facts

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
-from common.page.charts import Bar, bar_chart
 from common.page.document import Block, Charts, Heading, Items, Paragraph, Section, Table
+from common.page.rows import Bar, bar_chart
 from common.page.words import several
 
 _VERDICTS = {

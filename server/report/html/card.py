@@ -9,11 +9,12 @@ from typing import Any
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
 from common.page.document import Block, Heading, Items, Paragraph, Section, Table
 from common.page.words import listed, several
+from server.report.columns import number_of
 from server.report.html.attributions import leading_features
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private, spread_of
+from server.report.html.spread import spread_of
 from server.report.html.subgroups import has_groups
-from server.report.markdown import number_of
+from server.report.privacy import is_private
 from server.report.rounds import last_evaluated
 
 _OPEN = (

@@ -3,17 +3,8 @@
 from collections.abc import Sequence
 from math import inf
 
-from common.page.charts import Dot, dot_chart
-from common.page.document import (
-    Block,
-    Charts,
-    Items,
-    Page,
-    Paragraph,
-    Section,
-    Table,
-    html_of,
-)
+from common.page.document import Block, Charts, Items, Page, Paragraph, Section, Table, html_of
+from common.page.rows import Dot, dot_chart
 from server.report.compare import Comparison, Headline, Row
 from server.report.html.glossary import metric_rows
 from server.report.html.report import FOOTER

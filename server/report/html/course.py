@@ -4,21 +4,12 @@ from statistics import median
 from typing import Any
 
 from common.page.charts import Line, line_chart
-from common.page.document import (
-    Block,
-    Charts,
-    Details,
-    Heading,
-    Items,
-    Paragraph,
-    Section,
-    Table,
-)
+from common.page.document import Block, Charts, Details, Heading, Items, Paragraph, Section, Table
 from common.page.words import listed, rounds_text, several
 from common.study_file import study_to_toml
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private
 from server.report.html.words import reason_of
+from server.report.privacy import is_private
 
 # A round's table grows no longer than this; the journal has every round.
 _MOST_ROWS = 120

@@ -19,7 +19,7 @@ from common.metrics.thresholds import score_cells
 from common.outcomes import ClassOutcome
 from common.page.document import Block, Heading, Items, Paragraph, Section, Table
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private
+from server.report.privacy import is_private
 
 _PLANNED = (100, 1_000)
 _MOST_HOSPITALS = 40

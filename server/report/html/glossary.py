@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from common.page.document import Section, Table
+from server.report.columns import columns_of, title_of
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private
-from server.report.markdown import columns_of, title_of
+from server.report.privacy import is_private
 from server.report.rounds import last_evaluated
 
 _ALWAYS = {

@@ -7,7 +7,7 @@ from common.page.charts import Line, line_chart
 from common.page.document import Block, Chart, Charts, Paragraph, Section, Table
 from common.page.words import bytes_text
 from server.report.html.facts import QUERY, Facts, MessageKind
-from server.report.html.spread import is_private
+from server.report.privacy import is_private
 
 _KINDS = {
     QUERY: "enrolment",

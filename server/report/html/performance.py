@@ -5,32 +5,20 @@ from math import inf
 from typing import Any
 
 from common.metrics.intervals import FEWEST
-from common.page.charts import (
-    Dot,
-    Line,
-    calibration_chart,
-    dot_chart,
-    line_chart,
-)
-from common.page.document import (
-    Block,
-    Chart,
-    Charts,
-    Heading,
-    Paragraph,
-    Section,
-    Table,
-)
-from server.report.html.calibration import calibration_bins
-from server.report.html.facts import Facts
-from server.report.html.spread import is_private, spread_of
-from server.report.markdown import (
+from common.page.charts import Line, calibration_chart, line_chart
+from common.page.document import Block, Chart, Charts, Heading, Paragraph, Section, Table
+from common.page.rows import Dot, dot_chart
+from server.report.columns import (
     columns_of,
     columns_with_values,
     noised_number_of,
     number_of,
     title_of,
 )
+from server.report.html.calibration import calibration_bins
+from server.report.html.facts import Facts
+from server.report.html.spread import spread_of
+from server.report.privacy import is_private
 from server.report.rounds import last_evaluated, pooled_title
 
 # More hospitals than this are told by their lowest, middle and highest value in each round.

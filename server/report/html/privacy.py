@@ -1,17 +1,10 @@
 """The section that a privacy officer reads: promised, spent, left, and what epsilon means."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from common.page.charts import Bar, bar_chart
-from common.page.document import (
-    Block,
-    Charts,
-    Heading,
-    Items,
-    Paragraph,
-    Section,
-    Table,
-)
+from common.page.document import Block, Chart, Charts, Heading, Items, Paragraph, Section, Table
+from common.page.rows import Bar, bar_chart
 from common.privacy.meaning import A_LIMIT, HOW_STRONG, meaning_of
 from server.report.privacy import cost_of, left_of, released
 
@@ -103,23 +96,27 @@ def _spent(results: dict[str, Any]) -> list[Block]:
     ]
     spent = [(site, cost["epsilon"]) for site, cost in sites if cost["epsilon"] is not None]
     if limit is not None and 0 < len(spent) <= _MOST_BARS:
-        most = max(value for _, value in spent)
-        title = f"Spent of epsilon {limit:g}, by hospital"
-        chart = bar_chart(
-            title,
-            bars=[
-                Bar(name=site, part=value / limit, text=f"{cost_of(value)} of {limit:g}")
-                for site, value in spent
-            ],
-            description=f"Of epsilon {limit:g}, hospitals have spent at most {cost_of(most)}.",
-            table=Table(
-                caption=title,
-                head=("hospital", "spent", "left"),
-                rows=[(site, cost_of(value), left_of(limit, value)) for site, value in spent],
-            ),
-        )
-        blocks.append(Charts(charts=[chart]))
+        blocks.append(Charts(charts=[_spent_chart(spent, limit)]))
     return blocks
+
+
+def _spent_chart(spent: Sequence[tuple[str, float]], limit: float) -> Chart:
+    """A bar for each hospital: how much of the study's epsilon it has spent."""
+    most = max(value for _, value in spent)
+    title = f"Spent of epsilon {limit:g}, by hospital"
+    return bar_chart(
+        title,
+        bars=[
+            Bar(name=site, part=value / limit, text=f"{cost_of(value)} of {limit:g}")
+            for site, value in spent
+        ],
+        description=f"Of epsilon {limit:g}, hospitals have spent at most {cost_of(most)}.",
+        table=Table(
+            caption=title,
+            head=("hospital", "spent", "left"),
+            rows=[(site, cost_of(value), left_of(limit, value)) for site, value in spent],
+        ),
+    )
 
 
 def _meaning(results: dict[str, Any]) -> list[Block]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from server.report.markdown import columns_of, number_of, title_of
+from server.report.columns import columns_of, number_of, title_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,3 @@ def spread_of(
         by_site=by_site,
         num_sites=len(results["sites"]),
     )
-
-
-def is_private(results: Mapping[str, Any]) -> bool:
-    """Whether patients are protected, so that no site tells anything exact."""
-    return bool(results["privacy"]["mode"] == "patient")

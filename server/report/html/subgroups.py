@@ -7,12 +7,12 @@ from common.metrics.intervals import auroc_error
 from common.metrics.statistics import EvaluationSums, Metrics
 from common.metrics.subgroups import splits_of
 from common.outcomes import AnyOutcome, ClassOutcome, RegressionOutcome
-from common.page.charts import Dot, dot_chart
 from common.page.document import Block, Charts, Heading, Paragraph, Section, Table
+from common.page.rows import Dot, dot_chart
+from server.report.columns import columns_of, number_of, title_of
 from server.report.html.facts import Facts
 from server.report.html.spread import spread_of
 from server.report.html.untold import why_untold
-from server.report.markdown import columns_of, number_of, title_of
 from server.report.rounds import last_evaluated, pooled_title
 
 _MOST_DOTS = 40

@@ -5,12 +5,12 @@ from typing import Any
 from common.page.document import Block, Figure, Figures, Heading, Items, Paragraph, Section
 from common.page.words import bytes_text, listed, several
 from common.privacy.meaning import most_right, percent_text
+from server.report.columns import noised_number_of, number_of
 from server.report.html.facts import Facts
-from server.report.html.spread import Spread, is_private, spread_of
+from server.report.html.spread import Spread, spread_of
 from server.report.html.subgroups import has_groups
 from server.report.html.words import meaning_of
-from server.report.markdown import noised_number_of, number_of
-from server.report.privacy import cost_of
+from server.report.privacy import cost_of, is_private
 from server.report.rounds import last_evaluated, unfinished_text, whose
 
 # Below this many held-out patients a hospital's own numbers say little.

@@ -11,7 +11,7 @@ from common.outcomes import SurvivalOutcome
 from common.page.charts import Line, line_chart
 from common.page.document import Block, Charts, Heading, Paragraph, Section, Table
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private
+from server.report.privacy import is_private
 
 # Of more times, so many evenly spaced ones, and always the last.
 _MOST_TIMES = 12

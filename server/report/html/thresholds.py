@@ -13,7 +13,7 @@ from common.outcomes import ClassOutcome
 from common.page.charts import Line, line_chart
 from common.page.document import Block, Chart, Charts, Heading, Paragraph, Section, Table
 from server.report.html.facts import Facts
-from server.report.html.spread import is_private
+from server.report.privacy import is_private
 
 # Fixed beforehand as well: a row for each hospital at each of them.
 _BY_HOSPITAL = (0.1, 0.2, 0.5)

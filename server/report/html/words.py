@@ -20,6 +20,7 @@ _REASONS = {
     RefusalCode.LEDGER_BEHIND: "refused: its ledger is an older copy than the one it had signed",
     RefusalCode.ROUND_REPEATED: "refused: it had answered this round before, for another model",
     RefusalCode.ROUND_LIMIT: "refused: more rounds than its policy allows",
+    RefusalCode.RUN_LIMIT: "refused: its policy allows no further run without privacy",
     RefusalCode.STEP_LIMIT: "refused: more training steps than its policy allows",
     RefusalCode.ARRAYS_MISMATCH: "refused: the model is not the one of the study",
     RefusalCode.ARRAYS_NOT_FINITE: "refused: the model has values that are not numbers",

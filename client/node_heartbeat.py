@@ -1,13 +1,11 @@
-"""What the connector does beside its loop: a heartbeat, and one question to the site at a time."""
+"""The connector's heartbeat, beside its loop."""
 
 import logging
 import threading
 import time
 
-from client.agent_client import SiteConnection
 from client.node_faults import NotRecognised, Rejected, Unreachable
 from client.node_fleet import Fleet
-from common.errors import SiteProcessError
 
 logger = logging.getLogger(__name__)
 
@@ -15,32 +13,6 @@ logger = logging.getLogger(__name__)
 # after twice the interval that `Fleet.beat` announces.
 _BEAT_S = 4.0
 _STALL_S = 60.0
-
-
-class Question(threading.Thread):
-    """One question to the site, in a thread of its own: the connector goes on living meanwhile."""
-
-    def __init__(self, site: SiteConnection, asked: bytes, kind: str) -> None:
-        super().__init__(name="site", daemon=True)
-        self._site, self._asked, self._kind = site, asked, kind
-        self.done = threading.Event()
-        self.answer: bytes | None = None
-        self.fault: SiteProcessError | None = SiteProcessError(
-            "Expected an answer, found a fault of the connector.", may_retry=False
-        )
-        self.seconds = 0.0
-
-    def run(self) -> None:
-        """Asks."""
-        started = time.monotonic()
-        try:
-            self.answer = self._site.answer(self._asked, self._kind)
-            self.fault = None
-        except SiteProcessError as fault:
-            self.fault = fault
-        finally:
-            self.seconds = time.monotonic() - started
-            self.done.set()
 
 
 class Beating(threading.Thread):
