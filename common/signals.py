@@ -1,6 +1,7 @@
 """Signals, handled in another way for a while."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -25,8 +26,11 @@ class Interruption:
         raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Nothing, until a signal has come. Raises `KeyboardInterrupt` from then on."""
-        if self._is_asked:
+        """Nothing, until a signal has come. Raises `KeyboardInterrupt` from then on.
+
+        In the main thread alone, as a signal interrupts no other.
+        """
+        if self._is_asked and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
 
 

@@ -14,6 +14,7 @@ from server.journal import Event
 from server.report.columns import columns_of, columns_with_values, noised_number_of, title_of
 from server.report.html.words import reason_of
 from server.report.privacy import cost_of, is_private
+from server.report.rounds import last_evaluated, pooled_title
 from server.watch.states import RunState, after, span
 
 _MOST_ROWS = 16
@@ -190,9 +191,9 @@ def results_tables(results: dict[str, Any]) -> Iterator[Table]:
 
 
 def _outcome_tables(results: dict[str, Any]) -> Iterator[Table]:
-    if not results["rounds"]:
+    last = last_evaluated(results) or next(reversed(results["rounds"]), None)
+    if last is None:
         return
-    last = results["rounds"][-1]
     is_noised = is_private(results)
     for name in results["outcomes"]:
         unit = results.get("units", {}).get(name, "")
@@ -207,7 +208,8 @@ def _outcome_tables(results: dict[str, Any]) -> Iterator[Table]:
         for column in ("held out", *(title_of(c, unit) for c in columns)):
             table.add_column(column, justify="right")
         sites = {site: (m or {}).get(name) for site, m in sorted(last["sites"].items())}
-        for site, metrics in (sites | {"all, pooled": last["pooled"][name]}).items():
+        total = pooled_title(results, last, name)
+        for site, metrics in (sites | {total: last["pooled"][name]}).items():
             if metrics is None:
                 table.add_row(site, "not sent")
                 continue

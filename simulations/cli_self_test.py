@@ -5,9 +5,7 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 
 import json
 import secrets
-import signal
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +14,8 @@ import typer
 from rich.console import Console
 
 from client.cli import SiteDir
-from common.signals import handled
 from server.cli_run import AsJson
+from simulations.cli_federation import interrupted_by_signals
 
 if TYPE_CHECKING:
     from common.study import Study
@@ -51,7 +49,8 @@ def self_test(
     console = Console(stderr=True)
     results = []
     try:
-        with _interrupted_by_signals(), console.status("") as status:
+        # So that its copy is deleted, however the test is told to end.
+        with interrupted_by_signals() as interruption, console.status("") as status:
             for one in _studies(site_dir, study):
                 results.append(
                     run_self_test(
@@ -62,6 +61,7 @@ def self_test(
                         tell=lambda text, name=one.name: _tell(  # type: ignore[misc]
                             console, status.update, f"{name}: {text}"
                         ),
+                        look=interruption.check,
                     )
                 )
     except KeyboardInterrupt:
@@ -126,11 +126,6 @@ def _print(result: "SelfTest") -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     color = "red" if result.hits else "green"
     console.print(f"[{color}]{len(result.hits)} found[/]", highlight=False)
-
-
-def _interrupted_by_signals() -> AbstractContextManager[None]:
-    """Lets SIGTERM and SIGHUP end the test as Ctrl-C does, so that its copy is deleted."""
-    return handled(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP)
 
 
 def mount(app: typer.Typer) -> None:

@@ -175,8 +175,13 @@ def _captured(out: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def rehearse(made: Rehearsal, *, tell: Tell = lambda text: None) -> None:
+def rehearse(
+    made: Rehearsal, *, tell: Tell = lambda text: None, look: Callable[[], None] = lambda: None
+) -> None:
     """A run of the study in this process, and then tasks that the site must refuse, or fails at.
+
+    Args:
+        look: called at every event of the run; what it raises ends the rehearsal.
 
     Raises:
         RunError: the run came to no end, or the site answered none of its tasks.
@@ -204,7 +209,7 @@ def rehearse(made: Rehearsal, *, tell: Tell = lambda text: None) -> None:
             durable=False,
         )
         try:
-            execute(run, grid)
+            execute(run, grid, listeners=[lambda _: look()])
         finally:
             made.sent += [data for name, data in grid.sent if name == made.name]
         if all(reply_of(data).status != OK for data in made.sent):

@@ -6,7 +6,7 @@ rehearsal with simulated hospitals, answers tasks that it must refuse and tasks 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def run_self_test(
     seed: int,
     with_processes: bool = False,
     tell: Tell = lambda text: None,
+    look: Callable[[], None] = lambda: None,
 ) -> SelfTest:
     """The self-test of a site with a study.
 
@@ -62,19 +63,25 @@ def run_self_test(
         with_processes: also rehearse with processes, TLS and a SuperLink, and search what they
             leave: its database, their logs.
         tell: told what is being done.
+        look: called again and again; what it raises ends the test, and deletes the copy.
 
     Raises:
         SiteConfigError, DataError: the site could not take part in the study; every reason is told.
         RunError: the rehearsal came to no end.
     """
-    with rehearsal(site_dir, study, seed=seed, tell=tell) as made:
-        rehearse(made, tell=tell)
+
+    def step(text: str) -> None:
+        look()
+        tell(text)
+
+    with rehearsal(site_dir, study, seed=seed, tell=step) as made:
+        rehearse(made, tell=step, look=look)
         if with_processes:
-            tell("rehearsing with processes of their own: half a minute or more")
+            step("rehearsing with processes of their own: half a minute or more")
             processes = made.out / "processes"
-            with federation(made.study, made.hospitals, processes) as running:
+            with federation(made.study, made.hospitals, processes, look=look) as running:
                 running.run(resume=False)
-        tell(f"searching for {len(made.canaries)} canaries")
+        step(f"searching for {len(made.canaries)} canaries")
         hits = made.search()
         replies = [reply_of(data) for data in made.sent]
         return SelfTest(

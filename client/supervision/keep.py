@@ -6,7 +6,6 @@ or pydantic. `site.toml`, the roster and the addresses were read before (`client
     python -P -m client.supervision.keep HOSPITAL    # as JSON
 """
 
-import json
 import logging
 import os
 import random
@@ -15,17 +14,17 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
 
 from client.supervision.child import Child, Program, Show
 from client.supervision.restarts import Restarts
 from client.supervision.watches import Files, Health, Heartbeat
-from common.errors import SiteConfigError, WardroundError
+from common.errors import SiteConfigError
 from common.private_files import nobody_else
 from common.quiet import ONE_HEAP, QUIET, SMALL
 from common.signals import handled
+from common.small_program import from_json, run
 
 # docs/connector.md: older than this, the connector's loop does not turn any more.
 STALE_S = 90.0
@@ -58,17 +57,6 @@ class Hospital:
     site_process: tuple[str, ...]
     site_process_files: tuple[str, ...]
     address: str
-
-    def to_json(self) -> str:
-        """As one line, for `from_json`."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What `to_json` was made of."""
-        held = json.loads(text).items()
-        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in held}
-        return cls(**fields)
 
 
 def programs_of(hospital: Hospital) -> list[Program]:
@@ -150,13 +138,6 @@ def keep(hospital: Hospital) -> int:
         return supervise(programs_of(hospital), stop=stop, show=_show)
 
 
-def become(hospital: Hospital) -> NoReturn:
-    """Goes on as the small program, in this process: what was loaded to get here is gone."""
-    # -P: no module is looked for in the working folder.
-    command = [sys.executable, "-P", "-m", __name__, hospital.to_json()]
-    os.execv(command[0], command)  # noqa: S606  # no shell is what is meant
-
-
 def only_supervisor(state_dir: Path, name: str) -> AbstractContextManager[None]:
     """Holds the hospital for this process.
 
@@ -171,13 +152,8 @@ def only_supervisor(state_dir: Path, name: str) -> AbstractContextManager[None]:
 
 
 def main() -> None:
-    """Keeps the hospital of the command line up; an error is one sentence and exit code 1."""
-    try:
-        code = keep(Hospital.from_json(sys.argv[1]))
-    except WardroundError as error:
-        _show(f"{error.code}: {error}")
-        code = 1
-    sys.exit(code)
+    """Keeps the hospital of the command line up."""
+    run(lambda text: keep(from_json(Hospital, text)))
 
 
 def _show(line: str) -> None:

@@ -14,8 +14,11 @@ from client.acceptance import acceptances_path
 from client.agent_address import parse_address
 from client.config import load_site_config
 from client.connector_files import connector_files
-from client.supervision.keep import Hospital, become
+from client.supervision.keep import Hospital
 from common.errors import SiteConfigError
+from common.small_program import become
+
+_KEEP = "client.supervision.keep"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def up(site_dir: Path, settings: Settings) -> NoReturn:
         SiteConfigError: `site.toml` cannot be used.
         ProvisionError: the roster cannot be used.
     """
-    become(hospital_of(site_dir, settings))
+    become(_KEEP, hospital_of(site_dir, settings))
 
 
 def _wardround() -> str:

@@ -13,9 +13,10 @@ from common.errors import RunError
 from common.study import Study
 from server.journal import Event
 from server.report.columns import columns_of, noised_number_of, number_of, title_of
-from server.report.html.spread import last_evaluated, spread_of
+from server.report.html.spread import spread_of
 from server.report.privacy import cost_of, is_private
 from server.report.results import results_of
+from server.report.rounds import last_evaluated
 
 _ABSENT = "–"
 _LONGEST = 60

@@ -12,6 +12,7 @@ from server.report.columns import (
 )
 from server.report.markdown_attributions import attributions_section
 from server.report.privacy import is_private, privacy_section
+from server.report.rounds import last_evaluated, pooled_title, unfinished_text
 
 _MOST_ROUNDS = 20
 _NOISED = (
@@ -22,7 +23,8 @@ _NOISED = (
 
 def report_of(results: dict[str, Any]) -> str:
     """The report of a run, whole or unfinished."""
-    parts = [_heading(results), _last_round(results), _training(results), _course(results)]
+    parts = [_heading(results), unfinished_text(results), _last_round(results)]
+    parts += [_training(results), _course(results)]
     parts += [attributions_section(results), privacy_section(results), _absences(results)]
     parts += _long_updates(results)
     return "\n\n".join(part for part in [*parts, _cost(results)] if part) + "\n"
@@ -59,13 +61,13 @@ def _transferred(transfer: dict[str, Any]) -> str:
 
 def _last_round(results: dict[str, Any]) -> str:
     rounds = results["rounds"]
-    if not rounds:
-        return "No site has answered a round yet."
-    last = rounds[-1]
+    last = last_evaluated(results) or (rounds[-1] if rounds else None)
+    if last is None:
+        return "No round is complete yet."
     if is_private(results) and not any(last["sites"].values()):
         return (
             "A private run is evaluated once, after its last round: every evaluation costs privacy."
-            " No evaluation has come yet."
+            " There is no complete evaluation yet."
         )
     enrolled = sorted(results["sites"])
     parts = [
@@ -98,7 +100,7 @@ def _outcome(
     for site in sorted({*enrolled, *evaluated["sites"]}):
         lines.append(_row(site, (evaluated["sites"].get(site) or {}).get(name), columns))
     pooled = evaluated["pooled"][name]
-    lines.append(_row("**all, pooled**", pooled, columns))
+    lines.append(_row(f"**{pooled_title(results, evaluated, name)}**", pooled, columns))
     for bounded in ("auroc", "c_index"):
         bound = pooled.get(f"{bounded}_error_bound")
         if bound is not None:

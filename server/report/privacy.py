@@ -69,13 +69,16 @@ def _of_patients(results: dict[str, Any], privacy: dict[str, Any]) -> str:
 def released(results: dict[str, Any]) -> str:
     """What hospitals have sent so far, in words."""
     parts = []
-    if results["rounds"]:
+    unfinished = results["unfinished_round"]
+    if results["rounds"] or unfinished:
         parts.append("in each round one noised update of each hospital that answered")
     if results["privacy"]["moments"] and results["sites"]:
         parts.append("noised moments of each measured quantity, once, for normalisation")
     last = results["rounds"][-1] if results["rounds"] else None
     if last is not None and any(last["sites"].values()):
         parts.append("one evaluation on held-out patients, as noised sums")
+    elif unfinished and unfinished["round"] == results["num_rounds"]:
+        parts.append("by some, one evaluation on held-out patients, as noised sums")
     return "; ".join(parts) or "nothing yet"
 
 

@@ -1,6 +1,6 @@
 """From the journal of a run to `results.json`; the schema is in docs/results.md."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from common.errors import RunError
@@ -13,6 +13,7 @@ from common.study import Study
 from common.tail_average import averaged_rounds
 from server.journal import Event
 from server.report.attributions import attributions_of
+from server.report.rounds import is_answer, unfinished_round, whole_rounds
 from server.report.subgroups import subgroups_of
 
 SCHEMA = 3
@@ -20,8 +21,16 @@ SCHEMA = 3
 AUDITED = "privacy_audited"
 
 
-def results_of(journal: Iterable[Event]) -> dict[str, Any]:
+def results_of(
+    journal: Iterable[Event], *, rounds: Collection[int] | None = None
+) -> dict[str, Any]:
     """The results of a run, whole or unfinished. A round asked again counts as last answered.
+
+    Guarantees:
+        - No figure is of a round that some hospitals have answered and others may yet.
+
+    Args:
+        rounds: to be told of; without them, those that are whole.
 
     Raises:
         RunError: the journal has no beginning of a run.
@@ -32,6 +41,10 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
     by_kind = _by_kind(events)
     if "run_started" not in by_kind:
         raise RunError("Expected a journal that begins with run_started, found none. Run it anew.")
+    if rounds is None:
+        rounds = whole_rounds(events)
+    answers = [e for e in events if is_answer(e) and e["round"] in rounds]
+    told = _statistics(answers)
     starts = by_kind["run_started"] + by_kind.get("run_resumed", [])
     run = starts[-1]
     study = Study.model_validate(run["study"])
@@ -53,15 +66,17 @@ def results_of(journal: Iterable[Event]) -> dict[str, Any]:
         "started_at": starts[0]["at"],
         "ended_at": events[-1]["at"],
         "num_rounds": run["num_rounds"],
+        "num_aggregated": len({e["round"] for e in by_kind.get("aggregated", [])}),
         "averaged_rounds": averaged_rounds(study) if status == "finished" else 0,
         "resumed_at_rounds": [e["round"] for e in by_kind.get("run_resumed", [])],
         "sites": {site: _site(counts, study) for site, counts in enrolled.items()},
         "privacy": _privacy(by_kind, study),
         "audit": {k: v for k, v in audits[-1].items() if k != "event"} if audits else None,
         "transferred": _transferred(by_kind),
-        "rounds": _rounds(by_kind, study),
-        "subgroups": subgroups_of(_statistics(by_kind), study),
-        "attributions": attributions_of(_statistics(by_kind), study),
+        "rounds": _rounds(answers, by_kind, study),
+        "unfinished_round": unfinished_round(events),
+        "subgroups": subgroups_of(told, study),
+        "attributions": attributions_of(told, study),
         "absent": [
             {key: e[key] for key in ("round", "site", "reason")} for e in by_kind.get("absent", [])
         ],
@@ -152,20 +167,20 @@ def _owner(name: str) -> str:
     return "fusion" if name == SHARED else name
 
 
-def _statistics(by_kind: dict[str, list[Event]]) -> dict[int, dict[str, Any]]:
+def _statistics(answers: Iterable[Event]) -> dict[int, dict[str, Any]]:
     """What sites sent, by round and site, as last answered."""
     found: dict[int, dict[str, Any]] = {}
-    for event in by_kind.get("reply", []):
-        if event["kind"] != "query":
-            found.setdefault(event["round"], {})[event["site"]] = event["metrics"]
+    for event in answers:
+        found.setdefault(event["round"], {})[event["site"]] = event["metrics"]
     return found
 
 
-def _rounds(by_kind: dict[str, list[Event]], study: Study) -> list[dict[str, Any]]:
+def _rounds(
+    answers: Iterable[Event], by_kind: dict[str, list[Event]], study: Study
+) -> list[dict[str, Any]]:
     replies: dict[int, dict[str, Event]] = {}
-    for event in by_kind.get("reply", []):
-        if event["kind"] != "query":
-            replies.setdefault(event["round"], {})[event["site"]] = event
+    for event in answers:
+        replies.setdefault(event["round"], {})[event["site"]] = event
     oracles = {e["round"]: _by_outcome(e["metrics"], study) for e in by_kind.get("oracle", [])}
     sites_of = {e["round"]: e["sites"] for e in by_kind.get("aggregated", [])}
     return [

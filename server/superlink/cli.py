@@ -4,15 +4,12 @@ Imports stay lazy: `--help` loads neither torch nor flwr.
 """
 
 import signal
-import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from common.errors import WardroundError
 from common.signals import interruptible
 from server.cli_run import (
     AsJson,
@@ -54,32 +51,9 @@ def up(
     ] = False,
 ) -> None:
     """Run the server that hospitals connect to, and restart it where it dies; Ctrl-C ends it."""
-    import logging
+    from server.superlink import up as superlink
 
-    from server.superlink.control import control_of
-    from server.superlink.folder import Coordinator, alone
-    from server.superlink.process import SuperLink, check_host, supervise
-
-    check_host(host, without_proxy=without_proxy)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    coordinator = Coordinator.open(folder)
-    superlink = SuperLink(coordinator, host=host)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-
-    def on_ready() -> None:
-        typer.echo(f"SuperLink of {coordinator.consortium.consortium.name} ready at ", nl=False)
-        typer.echo(f"{superlink.address}; log: {superlink.log}")
-        sys.stdout.flush()
-        try:
-            with control_of(coordinator.address, ca=coordinator.ca) as control:
-                control.register(coordinator.roster())
-        except WardroundError as fault:  # the server is of use without it: `run` does it again
-            typer.echo(str(fault), err=True)
-
-    with alone(coordinator.superlink / "up.lock", "server"):
-        supervise(superlink, stop=stop, on_ready=on_ready)
+    superlink.up(folder, host=host, without_proxy=without_proxy)
 
 
 @server.command("run")
@@ -133,9 +107,10 @@ def run_command(
             run_study(
                 plan,
                 folder,
-                listeners=[progress.listen, *told, lambda _: interruption.check()],
+                listeners=[progress.listen, *told],
                 on_hospitals=lambda hospitals: _show(hospitals, console),
                 on_notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
+                look=interruption.check,
                 grace_s=grace,
             )
     except KeyboardInterrupt:

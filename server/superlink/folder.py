@@ -5,12 +5,10 @@ DIR/superlink/   superlink.db (runs, messages, nodes), superlink.log, address, h
 DIR/receipts/    the newest head of every hospital's ledger, from run to run
 """
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import ProvisionError, RunError
-from common.private_files import nobody_else
+from common.errors import ProvisionError
 from common.roster import Roster, roster_from_bytes
 from common.signing import SigningKey
 from server.provision.consortium import Consortium, load_consortium
@@ -74,16 +72,3 @@ class Coordinator:
                 "`wardround provision` again."
             )
         return roster_from_bytes(path.read_bytes(), coordinator_key=self.key().public_key)
-
-
-def alone(path: Path, what: str) -> AbstractContextManager[None]:
-    """Holds the lock file `path`. Raises `RunError`, when entered, if another process has it.
-
-    Args:
-        what: what there may be only one of, for the text of the error.
-    """
-    taken = RunError(
-        f"Expected one {what} for this folder, found another that is running ({path}). Wait until "
-        "it has ended, or end it."
-    )
-    return nobody_else(path, taken)

@@ -3,7 +3,8 @@
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import httpx
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
@@ -52,7 +53,20 @@ class Patient:
         self._on_return = on_return
         self._lock = threading.Lock()
         self._is_out = False
+        self._look: Callable[[], None] = lambda: None
         self.outages = 0
+
+    @contextmanager
+    def looked_after(self, look: Callable[[], None]) -> Iterator[None]:
+        """Within the block `look` is called before each request, also before it is repeated.
+
+        Whoever waits for something asks for it again and again: what `look` raises ends that.
+        """
+        self._look = look
+        try:
+            yield
+        finally:
+            self._look = lambda: None
 
     def close(self) -> None:
         """Closes every connection."""
@@ -63,6 +77,7 @@ class Patient:
         started = time.monotonic()
         pause_s = _FIRST_PAUSE_S
         while True:
+            self._look()
             response, fault = None, None
             try:
                 response = self._http.send(context.request)

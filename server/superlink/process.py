@@ -2,7 +2,8 @@
 
 It listens on loopback because it serves Fleet, Control and Runtime API on one port, and the Control
 API has no login: whoever reaches it can start runs and register nodes. A reverse proxy that lets
-only the fleet routes pass stands before it. Must never leave a process behind.
+only the fleet routes pass stands before it. Must never leave a process behind, nor load what
+`server.superlink.keep` must not.
 """
 
 import ipaddress
@@ -11,22 +12,20 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
-
-import httpx
 
 from common.errors import RunError
 from common.files import write_atomically
 from common.private_files import make_private_folder
 from common.quiet import QUIET, SMALL
 from common.tether import tied
-from server.provision.provisioning import superlink_arguments
-from server.superlink.folder import Coordinator
 from server.superlink.tls import tls_of
 
 logger = logging.getLogger(__name__)
@@ -52,6 +51,28 @@ def check_host(host: str, *, without_proxy: bool) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """What there is to know of a SuperLink, in plain words and paths.
+
+    Attributes:
+        name: of the consortium.
+        coordinator: the coordinator's folder.
+        folder: of the SuperLink's own files.
+        ca: the certificate of the authority that its own is of.
+        host, port: where it listens.
+        command: its command line, whose first part is an absolute path.
+    """
+
+    name: str
+    coordinator: str
+    folder: str
+    ca: str
+    host: str
+    port: int
+    command: tuple[str, ...]
+
+
 class SuperLink:
     """One SuperLink with its database on disk.
 
@@ -63,20 +84,13 @@ class SuperLink:
     Must be started by the main thread of a process that lives as long as the SuperLink should.
     """
 
-    def __init__(self, coordinator: Coordinator, *, host: str = "127.0.0.1") -> None:
-        self._folder = coordinator.superlink
-        self._port = coordinator.port
-        self._host = host
-        arguments = superlink_arguments(coordinator.folder, coordinator.consortium)
-        self._command = [
-            str(Path(sys.executable).with_name("flower-superlink")),
-            *("--isolation", "process"),
-            *("--host", host),
-            *("--database", str(self._folder / "superlink.db")),
-            *arguments,
-        ]
+    def __init__(self, server: Server) -> None:
+        self._folder = Path(server.folder)
+        self._port = server.port
+        self._host = server.host
+        self._command = server.command
         self._process: subprocess.Popen[bytes] | None = None
-        self._tls = tls_of(coordinator.ca)
+        self._tls = tls_of(Path(server.ca))
 
     @property
     def log(self) -> Path:
@@ -86,10 +100,15 @@ class SuperLink:
     @property
     def address(self) -> str:
         """HOST:PORT at which this machine reaches it."""
+        host = self._reached_at
+        return f"[{host}]:{self._port}" if host.version == 6 else f"{host}:{self._port}"
+
+    @property
+    def _reached_at(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         host = ipaddress.ip_address(self._host)
         if host.is_unspecified:
-            host = ipaddress.ip_address("127.0.0.1" if host.version == 4 else "::1")
-        return f"[{host}]:{self._port}" if host.version == 6 else f"{host}:{self._port}"
+            return ipaddress.ip_address("127.0.0.1" if host.version == 4 else "::1")
+        return host
 
     def start(self) -> None:
         """Starts it. Raises `RunError` if something else listens at its port."""
@@ -124,17 +143,18 @@ class SuperLink:
 
     def is_healthy(self, *, timeout_s: float) -> bool:
         """Whether it answers, over TLS."""
+        # Not by a library, which weighs as much as all the rest; no proxy of the environment, which
+        # is for the world outside.
+        link = HTTPSConnection(
+            str(self._reached_at), self._port, timeout=timeout_s, context=self._tls
+        )
         try:
-            answer = httpx.get(
-                f"https://{self.address}/health",
-                verify=self._tls,
-                timeout=timeout_s,
-                # A proxy of the environment is for the world outside.
-                trust_env=False,
-            )
-        except httpx.HTTPError:
+            with closing(link):
+                link.request("GET", "/health")
+                status = link.getresponse().status
+        except (OSError, HTTPException):
             return False
-        return answer.is_success and self.is_running
+        return status == HTTPStatus.OK and self.is_running
 
     def stop(self) -> None:
         """Ends it and whatever it has started: by SIGTERM, and after a grace by SIGKILL."""

@@ -12,7 +12,8 @@ from server.app import Run, execute
 from server.correspondence import Signed
 from server.journal import Listener
 from server.superlink.control import Control, control_of, sites_of
-from server.superlink.folder import Coordinator, alone
+from server.superlink.folder import Coordinator
+from server.superlink.lock import alone
 from server.superlink.presence import ListedPresence
 from server.superlink.runtime import RunLost
 from server.superlink.task import task_of
@@ -38,6 +39,7 @@ def run_study(
     listeners: Sequence[Listener] = (),
     on_hospitals: Callable[[Hospitals], None] = lambda hospitals: None,
     on_notice: Callable[[str], None] = lambda text: None,
+    look: Callable[[], None] = lambda: None,
     grace_s: float = 10.0,
     patience_s: float = 120.0,
 ) -> None:
@@ -50,6 +52,8 @@ def run_study(
           calls are repeated, and where it has given the run up, a new one goes on at the same
           round.
         - One run at a time.
+        - What `look` raises ends the run: while the SuperLink or hospitals are waited for, before
+          the run as in its rounds, and at every event of the journal.
 
     Args:
         run: what to run; its engine, correspondence, key and receipts are set here.
@@ -57,6 +61,7 @@ def run_study(
         listeners: told of every event of the journal.
         on_hospitals: told who is connected, and again at every change, until the run starts.
         on_notice: told what the coordinator should know, one sentence each.
+        look: called again and again.
         grace_s: how long to wait for further sites once there are `strategy.min_sites` of them.
         patience_s: how long a SuperLink may be away.
 
@@ -70,9 +75,10 @@ def run_study(
     deployment = _Deployment(
         place=place,
         roster=place.roster(),
-        listeners=tuple(listeners),
+        listeners=(*listeners, lambda _: look()),
         on_hospitals=on_hospitals,
         on_notice=on_notice,
+        look=look,
         grace_s=grace_s,
         patience_s=patience_s,
     )
@@ -101,6 +107,7 @@ class _Deployment:
     listeners: tuple[Listener, ...]
     on_hospitals: Callable[[Hospitals], None]
     on_notice: Callable[[str], None]
+    look: Callable[[], None]
     grace_s: float
     patience_s: float
 
@@ -108,7 +115,8 @@ class _Deployment:
         """One run of Flower's. Raises `RunLost` where the SuperLink has given it up."""
         address, ca = self.place.address, self.place.ca
         with control_of(address, ca=ca) as control:
-            skew_s = skew_of(control, patience_s=self.first_patience_s(run))
+            patience_s = self.first_patience_s(run)
+            skew_s = skew_of(control, patience_s=patience_s, look=self.look)
             if abs(skew_s) > _MOST_SKEW_S:
                 self.on_notice(
                     f"This clock is {skew_s:+.0f} s off the SuperLink's: set both by NTP, or "
@@ -121,9 +129,12 @@ class _Deployment:
                 key=self.place.key(), roster=self.roster, sites_by_node=lambda: sites
             )
             presence = ListedPresence(control.nodes)
-            with task_of(
-                run_id, address=address, ca=ca, patience_s=self.patience_s, presence=presence
-            ) as grid:
+            with (
+                task_of(
+                    run_id, address=address, ca=ca, patience_s=self.patience_s, presence=presence
+                ) as grid,
+                grid.patient.looked_after(self.look),
+            ):
                 execute(
                     replace(
                         run,
@@ -147,6 +158,7 @@ class _Deployment:
         told: tuple[str, ...] | None = None
         started_at: float | None = None
         while True:
+            self.look()
             connected = sites_of(control.nodes()[0], sites)
             now = time.monotonic()
             if connected != told:
@@ -171,10 +183,17 @@ class _Deployment:
             time.sleep(_LOOK_EVERY_S)
 
 
-def skew_of(control: Control, *, patience_s: float) -> float:
-    """Seconds that this clock is ahead of the SuperLink's, once that answers."""
+def skew_of(
+    control: Control, *, patience_s: float, look: Callable[[], None] = lambda: None
+) -> float:
+    """Seconds that this clock is ahead of the SuperLink's, once that answers.
+
+    Args:
+        look: called before each try; what it raises ends the waiting.
+    """
     deadline = time.monotonic() + patience_s
     while True:
+        look()
         asked = datetime.now(UTC)
         try:
             _, theirs = control.nodes()

@@ -11,6 +11,7 @@ from typing import Any
 from common.metrics.evaluation import SECONDS
 from server.journal import Event
 from server.report.results import results_of
+from server.report.rounds import unfinished_round, whole_rounds
 
 _STARTS = ("run_started", "run_resumed")
 # What taking an event raises that is of another form than ours.
@@ -79,13 +80,15 @@ class Course:
         """
         # Of each site one reply is left, in one round: evaluating takes time, and comes below.
         results = results_of(
-            event | {"round": 0} if _is_of_a_round(event) else event for event in self.events
+            (event | {"round": 0} if _is_of_a_round(event) else event for event in self.events),
+            rounds=(),
         )
         for number in sorted(self._stale):
             self._rounds[number] = self._evaluated(number)
         self._stale.clear()
-        parts = [self._rounds[number] for number in sorted(self._rounds)]
-        newest = {}
+        whole = whole_rounds(self.events)
+        parts = [self._rounds[number] for number in sorted(whole)]
+        newest = {"unfinished_round": unfinished_round(self.events)}
         for key in ("subgroups", "attributions"):
             # As told of the newest round in which any hospital did.
             told = [p[key] for p in parts if (p[key] or {}).get("round") is not None]
@@ -96,7 +99,7 @@ class Course:
         """The results of one round's own events alone."""
         events = [e for e in self.events if e["event"] in (*_STARTS, "aggregated")]
         events += [json.loads(line) for line in self._lines.get(number, {}).values()]
-        return results_of(events)
+        return results_of(events, rounds=(number,))
 
 
 def _is_of_a_round(event: Event) -> bool:

@@ -18,8 +18,9 @@ from server.report.columns import noised_number_of, number_of
 from server.report.html.course import taking_part
 from server.report.html.performance import learning_curves
 from server.report.html.privacy import privacy as report_privacy
-from server.report.html.spread import last_evaluated, spread_of
+from server.report.html.spread import spread_of
 from server.report.privacy import cost_of, is_private
+from server.report.rounds import last_evaluated, pooled_title
 from server.watch.states import ANSWERED, RunState, SiteState, span
 
 _KINDS = {"query": "Enrolment", "train": "Training", "evaluate": "Evaluation"}
@@ -35,18 +36,18 @@ def sentence_of(results: dict[str, Any], state: RunState) -> str:
     """
     done = f"round {state.round} of {state.num_rounds}"
     if state.status == "finished":
-        return f"Finished: {done}. {_headlines(results, state)}".strip()
+        return f"Finished: {done}. {_headlines(results)}".strip()
     if state.status == "failed":
         return f"Failed in {done}: {state.failure}. Go on with --resume once that is mended."
     absent = f" Absent: {listed(sorted(state.absent))}." if state.absent else ""
     # Between the last round and the evaluation, nobody has been asked for that yet.
     kind = "evaluate" if state.round == state.num_rounds else state.kind
     what = _KINDS.get(kind, "Work").lower()
-    return f"Running: {done}, {what}.{absent} {_headlines(results, state)}".strip()
+    return f"Running: {done}, {what}.{absent} {_headlines(results)}".strip()
 
 
-def _headlines(results: dict[str, Any], state: RunState) -> str:
-    evaluated = last_evaluated(_of_whole_rounds(results, state))
+def _headlines(results: dict[str, Any]) -> str:
+    evaluated = last_evaluated(results)
     if evaluated is None:
         return ""
     told = [spread_of(results, evaluated, outcome) for outcome in results["outcomes"]]
@@ -65,17 +66,10 @@ def sections_of(
     return [
         _standing(results, state, now=now),
         _hospitals(results, state),
-        _curves(results, state),
+        _curves(results),
         _privacy(results, state, events),
         taking_part(results),
     ]
-
-
-def _of_whole_rounds(results: dict[str, Any], state: RunState) -> dict[str, Any]:
-    """The results without a round that is going on: some hospitals may not have been heard yet."""
-    is_whole = state.status == "finished"
-    rounds = [e for e in results["rounds"] if is_whole or e["round"] < state.round]
-    return results | {"rounds": rounds}
 
 
 def _standing(results: dict[str, Any], state: RunState, *, now: datetime) -> Section:
@@ -91,7 +85,7 @@ def _standing(results: dict[str, Any], state: RunState, *, now: datetime) -> Sec
             value=f"{state.num_answered} of {state.num_asked}",
             more="hospitals have answered",
         ),
-        *_metrics(_of_whole_rounds(results, state)),
+        *_metrics(results),
         _spent(results),
     ]
     blocks: list[Block] = [Figures(figures=figures)]
@@ -131,7 +125,7 @@ def _metrics(results: dict[str, Any]) -> list[Figure]:
             Figure(
                 name=f"{spread.title}, {outcome}",
                 value=number_of(spread.metric, spread.pooled),
-                more=f"{noised}all pooled, round {entry['round']}",
+                more=f"{noised}{pooled_title(results, entry, outcome)}, round {entry['round']}",
             )
         )
     return figures
@@ -162,7 +156,7 @@ def _hospitals(results: dict[str, Any], state: RunState) -> Section:
             metrics = ((evaluated["sites"].get(name) or {}).get(outcome)) or {}
             number = noised_number_of(spread.metric, metrics)
         rows.append([name, *([number] if evaluated else []), _doing(site)])
-    metric = [f"{title}, {outcome}"] if evaluated else []
+    metric = [f"{title}, {outcome}, round {evaluated['round']}"] if evaluated else []
     table = Table(
         caption="Hospitals, and what each is doing",
         head=("hospital", *metric, "now"),
@@ -179,8 +173,8 @@ def _doing(site: SiteState) -> str:
     return f"{site.doing}{seconds if site.doing == ANSWERED else ''}{absent}"
 
 
-def _curves(results: dict[str, Any], state: RunState) -> Section:
-    section = learning_curves(_of_whole_rounds(results, state))
+def _curves(results: dict[str, Any]) -> Section:
+    section = learning_curves(results)
     if section.blocks:
         return section
     text = (

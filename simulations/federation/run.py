@@ -14,7 +14,8 @@ from common.study import Study
 from server.app import Run
 from server.journal import Listener
 from server.superlink.control import Control, control_of, sites_of
-from server.superlink.folder import Coordinator, alone
+from server.superlink.folder import Coordinator
+from server.superlink.lock import alone
 from server.superlink.run import run_study
 from simulations.federation.folders import Deployment, deploy
 from simulations.federation.processes import Family, family
@@ -43,16 +44,21 @@ class Federation:
         """Runs the study; `out` then holds what every engine leaves there.
 
         Guarantees:
-            - What `look` of the family raises ends the run at the next event of its journal.
+            - What `look` of the family raises ends the run.
 
         Raises:
             RunError: a process has ended for good; it is named.
             WardroundError: as `run_study` raises.
         """
         run = Run(study=self.study, folder=self.out, engine="superlink", resume=resume)
-        told = [*listeners, lambda _: self.family.look()]
         try:
-            run_study(run, self.deployment.coordinator, listeners=told, on_notice=tell)
+            run_study(
+                run,
+                self.deployment.coordinator,
+                listeners=listeners,
+                on_notice=tell,
+                look=self.family.look,
+            )
         except WardroundError:
             self.family.check()
             raise

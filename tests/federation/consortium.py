@@ -33,6 +33,7 @@ from server.superlink.control import control_of
 from server.superlink.folder import Coordinator
 from server.superlink.process import SuperLink, supervise
 from server.superlink.tls import tls_of
+from server.superlink.up import server_of
 from simulations.cohort import SiteEffects, write_cohort
 from simulations.marked_processes import free_port
 from tests.federation.deployment import until
@@ -106,7 +107,7 @@ def make_consortium(
 def served(consortium: ConsortiumOnDisk) -> Iterator[SuperLink]:
     """The supervised SuperLink of a consortium; killed, it is back in about a second."""
     coordinator = Coordinator.open(consortium.coordinator)
-    superlink = SuperLink(coordinator)
+    superlink = SuperLink(server_of(coordinator))
     stop, ready = threading.Event(), threading.Event()
 
     def on_ready() -> None:

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from common.signals import handled, interruptible
 from common.study_file import override, study_from_toml, study_to_toml
+from server.app import Run
+from server.superlink.run import run_study
 from simulations.cli import app
 from simulations.federation.folders import Deployment
 from simulations.federation.processes import Family, family
@@ -78,6 +80,46 @@ def test_a_run_of_the_coordinator_that_is_told_to_end_says_how_to_go_on(
         telling.join()
     assert result.exit_code == 130, result.output
     assert "--resume" in result.output
+
+
+def test_a_run_that_waits_for_hospitals_ends_at_a_signal_that_python_has_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = override(study_from_toml(TINY_STUDY), strategy__round_timeout_s=30.0)
+    made = make_consortium(tmp_path, study, "ada", "bea")
+    file, run = tmp_path / "study.toml", tmp_path / "run"
+    file.write_text(study_to_toml(study), encoding="utf-8")
+    words = ["server", "run", file, "--dir", made.coordinator, "--out", run]
+    # Told who is connected: nobody, so that nothing else happens until time is up.
+    monkeypatch.setattr("server.superlink.cli._show", lambda *_: lose_a_signal())
+    with served(made):
+        result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 130, result.output
+    assert "Interrupted before the first round" in result.output
+    assert not run.exists()
+
+
+def test_a_round_that_nobody_has_answered_yet_ends_by_what_a_look_raises(
+    consortium: ConsortiumOnDisk, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(len(seen))
+        # Once at the event itself, and then while its answers are waited for.
+        if seen[-1:] == ["asked"] and looks.count(len(seen)) == 2:
+            raise KeyboardInterrupt
+
+    run = Run(study=consortium.study, folder=tmp_path / "run", engine="superlink")
+    with pytest.raises(KeyboardInterrupt):
+        run_study(
+            run,
+            consortium.coordinator,
+            listeners=[lambda event: seen.append(event["event"])],
+            look=look,
+        )
+    assert seen == ["run_started", "asked"]
 
 
 def test_waiting_for_processes_ends_at_the_next_look_after_a_signal_that_python_has_lost(

@@ -8,14 +8,18 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.errors import RunError
+from common.small_program import from_json, to_json
 from server.superlink.control import control_of
 from server.superlink.folder import Coordinator
-from server.superlink.process import SuperLink, check_host, supervise
+from server.superlink.keep import register
+from server.superlink.process import Server, SuperLink, check_host, supervise
+from server.superlink.up import server_of
 from simulations.marked_processes import free_port
 from tests.federation.deployment import until
 from tests.unit.provision_cases import ConsortiumFolder
@@ -37,7 +41,7 @@ def consortium(tmp_path: Path) -> ConsortiumFolder:
 @contextmanager
 def supervised(consortium: ConsortiumFolder) -> Iterator[tuple[SuperLink, list[int | None]]]:
     """A SuperLink that is watched closely, and its process each time that it was ready."""
-    superlink = SuperLink(Coordinator.open(consortium.out))
+    superlink = SuperLink(server_of(Coordinator.open(consortium.out)))
     stop = threading.Event()
     pids: list[int | None] = []
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -79,7 +83,12 @@ def up(consortium: ConsortiumFolder, *options: str) -> "subprocess.Popen[str]":
 
 def superlinks(consortium: ConsortiumFolder) -> list[int]:
     """The processes that have this consortium's database in their command line."""
-    marker = str(consortium.out.resolve() / "superlink" / "superlink.db").encode()
+    return processes_with(consortium.out.resolve() / "superlink" / "superlink.db")
+
+
+def processes_with(word: Path) -> list[int]:
+    """The processes that have this word in their command line."""
+    marker = str(word).encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -156,6 +165,117 @@ def test_nothing_is_left_where_the_parent_is_killed(consortium: ConsortiumFolder
         process.kill()
         process.communicate()
     until(lambda: not is_alive(pid))
+
+
+class Waits(threading.Event):
+    """Is never set, and remembers how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is not None and timeout >= 1:
+            self.seconds.append(timeout)
+            return False
+        return super().wait(timeout)
+
+
+def test_pauses_double_to_half_a_minute_and_one_that_never_answers_is_given_up(
+    consortium: ConsortiumFolder,
+) -> None:
+    server = server_of(Coordinator.open(consortium.out))
+    stop, ready = Waits(), list[int]()
+    with pytest.raises(RunError, match=r"did not in 8 starts.*superlink\.log"):
+        supervise(
+            SuperLink(replace(server, command=("/bin/false",))),
+            stop=stop,
+            on_ready=lambda: ready.append(1),
+            most_failed_starts=8,
+        )
+    assert stop.seconds == [1, 2, 4, 8, 16, 30, 30]
+    assert ready == []
+
+
+def test_what_lives_as_long_as_a_superlink_loads_nothing_large() -> None:
+    code = "import server.superlink.keep, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    large = {"torch", "flwr", "numpy", "pydantic", "cryptography", "typer", "httpx", "grpc"}
+    assert large.isdisjoint(loaded)
+
+
+def test_what_is_handed_to_the_small_program_is_what_was_found(
+    consortium: ConsortiumFolder,
+) -> None:
+    server = server_of(Coordinator.open(consortium.out))
+    assert from_json(Server, to_json(server)) == server
+
+
+def test_a_server_goes_on_where_nodes_cannot_be_registered_or_not_in_time(
+    consortium: ConsortiumFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = server_of(Coordinator.open(consortium.out))
+    register(server, stop=threading.Event(), within_s=0.0)
+    assert "not registered within 0 s" in caplog.text
+    assert processes_with(consortium.out.resolve()) == []
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    register(server, stop=threading.Event())
+    assert "not registered (No such file or directory)" in caplog.text
+
+
+def test_the_rosters_nodes_are_registered_once_the_server_is_up(
+    consortium: ConsortiumFolder,
+) -> None:
+    coordinator = Coordinator.open(consortium.out)
+    process = up(consortium)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("SuperLink of north ready at 127.0.0.1:")
+        with control_of(coordinator.address, ca=coordinator.ca) as control:
+            until(lambda: len(control.nodes()[0]) == 2, timeout_s=60)
+            keys = {node.public_key for node in control.nodes()[0]}
+        assert keys == {site.node_key_pem() for site in coordinator.roster().sites}
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def test_a_roster_that_cannot_be_used_is_told_of_and_the_server_stays_up(
+    consortium: ConsortiumFolder,
+) -> None:
+    (consortium.out / "roster.json").unlink()
+    process = up(consortium)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("Expected the roster at ")
+        (pid,) = superlinks(consortium)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    assert not is_alive(pid)
+
+
+def test_one_that_is_told_to_end_as_soon_as_it_is_ready_leaves_nothing(
+    consortium: ConsortiumFolder,
+) -> None:
+    process = up(consortium)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        # Its nodes are being registered now, or are about to be.
+        process.send_signal(signal.SIGTERM)
+        _, text = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, text) == (0, "")
+    assert processes_with(consortium.out.resolve()) == superlinks(consortium) == []
 
 
 def test_it_ends_cleanly_and_is_the_only_one_of_its_folder(consortium: ConsortiumFolder) -> None:

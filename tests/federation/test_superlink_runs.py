@@ -1,5 +1,6 @@
 """Whole runs on a real SuperLink with TLS and node authentication, with and without accidents."""
 
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 
 from common.errors import CohortError, ProvisionError, RunError
+from common.signals import interruptible
 from common.study import Study
 from common.study_file import override, study_from_toml
 from server.app import Run
 from server.sinks.live import sinks_of, tell_run
 from server.superlink.control import Control, Seen, control_of
-from server.superlink.folder import alone
+from server.superlink.lock import alone
 from server.superlink.run import Hospitals, run_study, skew_of
 from simulations.simulate import Simulation, simulate
 from tests.federation.consortium import (
@@ -32,6 +34,7 @@ from tests.federation.consortium import (
 )
 from tests.federation.deployment import until
 from tests.round.tiny import TINY_STUDY
+from tests.unit.lost_signals import lose_a_signal
 
 pytestmark = pytest.mark.flower
 
@@ -240,3 +243,17 @@ def test_the_clocks_are_compared_by_what_the_superlink_says() -> None:
             return (), datetime.now(UTC) - timedelta(seconds=60)
 
     assert 59 < skew_of(Behind(), patience_s=0) < 61
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_waiting_for_a_superlink_ends_at_a_signal_that_python_has_lost() -> None:
+    class Away(Control):
+        def __init__(self) -> None:
+            pass
+
+        def nodes(self) -> tuple[tuple[Seen, ...], datetime]:
+            lose_a_signal()
+            raise RunError("nobody answers")
+
+    with interruptible(signal.SIGTERM) as interruption, pytest.raises(KeyboardInterrupt):
+        skew_of(Away(), patience_s=30, look=interruption.check)

@@ -40,7 +40,9 @@ def results_by_hand() -> dict[str, Any]:
             "started_at": "2026-03-01T12:00:00+00:00",
             "ended_at": "2026-03-01T12:05:00+00:00",
             "num_rounds": 1,
+            "num_aggregated": 1,
             "averaged_rounds": 0,
+            "unfinished_round": None,
             "resumed_at_rounds": [],
             "transferred": [],
             "sites": {

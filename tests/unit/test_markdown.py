@@ -26,7 +26,7 @@ def test_the_last_round_has_a_row_for_every_site_and_one_for_all() -> None:
     assert "## After round 1: event, held-out patients" in lines
     assert "| north | 30 | 0.750 | 0.700 | 0.812 | – | 0.050 |" in lines
     assert "| south | not sent | – | – | – | – | – |" in lines
-    assert "| **all, pooled** | 30 | 0.750 | 0.700 | 0.812 | – | 0.050 |" in lines
+    assert "| **1 of 2 hospitals, pooled** | 30 | 0.750 | 0.700 | 0.812 | – | 0.050 |" in lines
     assert "Pooled AUROC from histograms, exact to ±0.0012." in lines
 
 
@@ -100,7 +100,7 @@ def test_the_hospitals_own_models_have_tables_of_their_own() -> None:
     lines = report_of(results).splitlines()
     assert "## event, each hospital's own model, held-out patients" in lines
     assert "| north | 30 | 0.875 | 0.700 | 0.812 | – | 0.050 |" in lines
-    assert "| **all, pooled** | 30 | 0.875 | 0.700 | 0.812 | – | 0.050 |" in lines
+    assert "| **1 of 2 hospitals, pooled** | 30 | 0.875 | 0.700 | 0.812 | – | 0.050 |" in lines
 
 
 def test_a_site_that_was_absent_in_the_last_round_has_a_row() -> None:
@@ -150,7 +150,7 @@ def test_one_round_has_no_course() -> None:
 
 def test_a_run_without_rounds_says_so() -> None:
     report = report_of(results_by_hand() | {"rounds": []})
-    assert "No site has answered a round yet." in report
+    assert "No round is complete yet." in report
     assert "Round by round" not in report
 
 

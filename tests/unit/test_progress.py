@@ -102,12 +102,22 @@ def test_the_results_table_names_every_hospital_and_all_of_them_together() -> No
     }
     by_outcome = {"event": metrics}
     last = {"round": 3, "sites": {"ada": by_outcome, "bea": None}, "pooled": by_outcome}
-    results = {"rounds": [last], "outcomes": {"event": "binary"}, "privacy": NONE}
+    sites = {"ada": {}, "bea": {}}
+    outcomes = {"event": "binary"}
+    results = {"rounds": [last], "outcomes": outcomes, "privacy": NONE, "sites": sites}
     console = Console(file=io.StringIO(), width=100)
     (table,) = results_tables(results)
     console.print(table)
     shown = text_of(console)
-    for expected in ("after round 3", "ada", "bea", "not sent", "all, pooled", "0.750", "–"):
+    for expected in (
+        "after round 3",
+        "ada",
+        "bea",
+        "not sent",
+        "1 of 2 hospitals, pooled",
+        "0.750",
+        "–",
+    ):
         assert expected in shown
 
 
@@ -117,7 +127,7 @@ def test_there_is_a_results_table_for_every_outcome_and_none_without_rounds() ->
     pooled = {"event": event | {"num_patients": 0.0}, "stay": stay}
     last = {"round": 3, "sites": {"ada": {"stay": stay}}, "pooled": pooled}
     outcomes = {"event": "binary", "stay": "regression"}
-    results = {"rounds": [last], "outcomes": outcomes, "privacy": NONE}
+    results = {"rounds": [last], "outcomes": outcomes, "privacy": NONE, "sites": {"ada": {}}}
     console = Console(file=io.StringIO(), width=100)
     for table in results_tables(results):
         console.print(table)
@@ -155,7 +165,12 @@ def test_the_tables_of_a_private_run_show_the_noise_and_what_the_run_has_cost() 
             "bea": {"epsilon": None, "delta": None},
         },
     }
-    results = {"rounds": [last], "outcomes": {"event": "binary"}, "privacy": privacy}
+    results = {
+        "rounds": [last],
+        "outcomes": {"event": "binary"},
+        "privacy": privacy,
+        "sites": {"ada": {}},
+    }
     console = Console(file=io.StringIO(), width=80)
     for table in results_tables(results):
         console.print(table)

@@ -21,6 +21,7 @@ from simulations.cohort import SiteEffects, write_cohort
 from simulations.planting import plant
 from simulations.planting_files import plant_image, plant_lines
 from tests.unit.image_builders import dicom_bytes, jpeg_bytes, nifti_bytes, png_bytes
+from tests.unit.lost_signals import lose_a_signal
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -109,6 +110,26 @@ def test_the_copy_is_deleted_when_it_is_interrupted(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(simulations.rehearsal, "write_cohort", interrupted)
+    assert type_self_test(monkeypatch, new_site(), "--study", study_file) == 130
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("step", ["write_cohort", "Signed"])
+def test_it_ends_after_a_signal_that_python_has_lost(
+    step: str,
+    new_site: Any,
+    study_file: Path,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    does = getattr(simulations.rehearsal, step)
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        lose_a_signal()
+        return does(*args, **options)
+
+    monkeypatch.setattr(simulations.rehearsal, step, interrupted)
     assert type_self_test(monkeypatch, new_site(), "--study", study_file) == 130
     assert list(temporary.iterdir()) == []
 

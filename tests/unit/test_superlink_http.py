@@ -79,6 +79,23 @@ def test_the_coordinators_grid_gives_all_nodes_time_after_an_outage() -> None:
     grid.patient.close()
 
 
+def test_what_a_look_raises_ends_the_waiting_for_a_superlink_and_only_within_the_block() -> None:
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    patient = Patient(ssl.create_default_context(), patience_s=600.0)
+    with answering(503, 503, 200) as url:
+        with pytest.raises(KeyboardInterrupt), patient.looked_after(look):
+            asked(patient, url)
+        assert asked(patient, url) == 200
+    patient.close()
+    assert len(looks) == 3
+
+
 def test_without_patience_the_first_answer_counts() -> None:
     patient = Patient(ssl.create_default_context(), patience_s=0.0)
     with answering(503) as url:

@@ -22,6 +22,7 @@ from client.supervision.restarts import HEALTHY_S, MOST_LASTING, Restarts, is_la
 from client.supervision.up import Settings, hospital_of
 from client.supervision.watches import Files, Health, Heartbeat
 from common.errors import SiteConfigError
+from common.small_program import from_json, to_json
 from tests.unit.agent_cases import until
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +202,7 @@ def test_a_hospital_is_kept_up_by_one_supervisor(folder: Path) -> None:
 
 def test_what_is_handed_to_the_small_program_is_what_was_found(folder: Path) -> None:
     hospital = hospital_of(folder, LOOPBACK)
-    assert Hospital.from_json(hospital.to_json()) == hospital
+    assert from_json(Hospital, to_json(hospital)) == hospital
 
 
 def test_what_lives_as_long_as_a_hospital_loads_nothing_large() -> None:

@@ -12,9 +12,10 @@ from common.page.words import listed, several
 from server.report.columns import number_of
 from server.report.html.attributions import leading_features
 from server.report.html.facts import Facts
-from server.report.html.spread import last_evaluated, spread_of
+from server.report.html.spread import spread_of
 from server.report.html.subgroups import has_groups
 from server.report.privacy import is_private
+from server.report.rounds import last_evaluated
 
 _OPEN = (
     "Intended use: for which decision, at which moment of care, by whom, and with what other "
@@ -125,7 +126,7 @@ def _evaluation_data(facts: Facts) -> str:
 def _metrics(results: dict[str, Any]) -> str:
     evaluated = last_evaluated(results)
     if evaluated is None:
-        return "None yet: no hospital has sent an evaluation."
+        return "None yet: there is no complete evaluation."
     spreads = {name: spread_of(results, evaluated, name) for name in results["outcomes"]}
     return "; ".join(
         f"{name}: {s.title} {number_of(s.metric, s.pooled)} pooled"

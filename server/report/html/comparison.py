@@ -11,9 +11,9 @@ from server.report.html.report import FOOTER
 
 _MOST_DOTS = 40
 _NOTE = (
-    "All pooled: over the held-out patients of all hospitals together; ± beside it is the noise "
-    "for privacy of that run, where there is some. Over hospitals: mean ± standard deviation, "
-    "lowest to highest."
+    "All pooled: over the held-out patients of all hospitals that sent figures; ± beside it is "
+    "the noise for privacy of that run, where there is some. Over hospitals: mean ± standard "
+    "deviation, lowest to highest."
 )
 
 

@@ -32,9 +32,9 @@ _WHAT_IT_IS_NOT = (
     "have the outcome.",
     "It takes the next patients to be like the held-out ones of the same hospital. Another season, "
     "ward or referral makes another number.",
-    "Forecasts are corrected by observed over expected patients of all hospitals together, so that "
-    "the model tells only how hospitals differ. The correction is of the held-out patients that "
-    "stand beside it.",
+    "Forecasts are corrected by observed over expected patients of these hospitals together, so "
+    "that the model tells only how hospitals differ. The correction is of the held-out patients "
+    "that stand beside it.",
     "The intervals hold chance, how little these patients tell of the correction, and how far "
     "hospitals are apart beyond it. They hold no change of the world.",
 )
@@ -139,6 +139,6 @@ def _correction_text(correction: Correction, num_sites: int) -> str:
     if num_sites == 1:
         apart = "not to be compared: there is one alone"
     return (
-        f"Observed over expected of all hospitals together: {correction.ratio:.2f}. The ratios of "
-        f"single hospitals are {apart}."
+        f"Observed over expected of these hospitals together: {correction.ratio:.2f}. The ratios "
+        f"of single hospitals are {apart}."
     )

@@ -11,6 +11,7 @@ from common.metrics.evaluation import from_flat
 from common.metrics.statistics import EvaluationSums
 from common.study import Study
 from server.journal import Event
+from server.report.rounds import is_answer, whole_rounds
 from server.report.subgroups import group_sums_of, pooled_sums
 
 QUERY = "query"
@@ -53,7 +54,7 @@ class Facts:
     """What the journal tells beside the results.
 
     Attributes:
-        totals: the merged statistics of each outcome in the last round that sites evaluated.
+        totals: the merged statistics of each outcome in the last round that is whole.
         by_site: those of each site, by site and outcome.
         groups: those of each group of patients over all sites, by its key and outcome.
         bytes_by_site: what each site sent in all.
@@ -76,7 +77,7 @@ def facts_of(events: Sequence[Event]) -> Facts:
     by_site: dict[str, list[Event]] = {}
     for event in replies:
         by_site.setdefault(event["site"], []).append(event)
-    last = _last_statistics(replies)
+    last = _last_statistics(events)
     evaluated = _evaluated(last, study)
     return Facts(
         study=study,
@@ -92,10 +93,10 @@ def facts_of(events: Sequence[Event]) -> Facts:
     )
 
 
-def _last_statistics(replies: Iterable[Event]) -> dict[str, dict[str, Any]]:
-    """What each site sent in the last round that sites evaluated."""
-    newest = {(e["round"], e["site"]): e["metrics"] for e in replies if e["kind"] != QUERY}
-    last = max((number for number, _ in newest), default=None)
+def _last_statistics(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
+    """What each site sent in the last round that is whole."""
+    newest = {(e["round"], e["site"]): e["metrics"] for e in events if is_answer(e)}
+    last = max(whole_rounds(events), default=None)
     return {site: sent for (number, site), sent in sorted(newest.items()) if number == last}
 
 

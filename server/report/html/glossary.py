@@ -6,8 +6,8 @@ from typing import Any
 from common.page.document import Section, Table
 from server.report.columns import columns_of, title_of
 from server.report.html.facts import Facts
-from server.report.html.spread import last_evaluated
 from server.report.privacy import is_private
+from server.report.rounds import last_evaluated
 
 _ALWAYS = {
     "held-out patients": (
@@ -21,7 +21,7 @@ _ALWAYS = {
     "update": "What a hospital sends after training: how the numbers in the model should change.",
     "all, pooled": (
         "The held-out patients of all hospitals taken together: a hospital with more of them "
-        "weighs more."
+        "weighs more. Where some sent no figures, it says how many did."
     ),
     "± after a mean": (
         "Standard deviation: about two of three hospitals are no farther than this from the mean."

@@ -17,8 +17,9 @@ from server.report.columns import (
 )
 from server.report.html.calibration import calibration_bins
 from server.report.html.facts import Facts
-from server.report.html.spread import last_evaluated, spread_of
+from server.report.html.spread import spread_of
 from server.report.privacy import is_private
+from server.report.rounds import last_evaluated, pooled_title
 
 # More hospitals than this are told by their lowest, middle and highest value in each round.
 _MOST_LINES = 12
@@ -71,7 +72,7 @@ def results_table(
         caption=caption,
         head=("hospital", "held out", *(title_of(column, unit) for column in columns)),
         rows=rows,
-        total=_row("all, pooled", pooled, columns),
+        total=_row(pooled_title(results, evaluated, outcome), pooled, columns),
         note=" ".join(notes),
     )
 
@@ -120,7 +121,7 @@ def _calibration(outcome: str, results: dict[str, Any], facts: Facts) -> list[Ch
             description=(
                 "On the dashed diagonal, probabilities are what they say. Farthest from it: said "
                 f"{farthest.predicted:.2f}, observed {farthest.observed:.2f}. Vertical lines: 95 % "
-                f"intervals. Each point is of at least {FEWEST} patients, all hospitals together."
+                f"intervals. Each point is of at least {FEWEST} patients, hospitals pooled."
             ),
         )
     ]
@@ -226,7 +227,7 @@ def own_models(results: dict[str, Any]) -> Section:
                 head=("hospital", "shared model", "its own model"),
                 rows=rows,
                 total=(
-                    "all, pooled",
+                    pooled_title(results, evaluated["personal"], outcome),
                     number_of(shared.metric, shared.pooled),
                     number_of(own.metric, own.pooled),
                 ),

@@ -1,6 +1,6 @@
 """A metric after the last round: of all patients pooled, and how far hospitals are apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -36,12 +36,6 @@ class Spread:
         )
         whose = f"{len(values)} of {self.num_sites}" if len(values) < self.num_sites else "all"
         return f"{mean} ± {sd} over {whose} hospitals, from {low} to {high}"
-
-
-def last_evaluated(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The newest entry of `rounds` in which a site sent statistics, or None."""
-    entries: Sequence[dict[str, Any]] = results["rounds"]
-    return next((e for e in reversed(entries) if any(e["sites"].values())), None)
 
 
 def spread_of(

@@ -11,8 +11,9 @@ from common.page.document import Block, Charts, Heading, Paragraph, Section, Tab
 from common.page.rows import Dot, dot_chart
 from server.report.columns import columns_of, number_of, title_of
 from server.report.html.facts import Facts
-from server.report.html.spread import last_evaluated, spread_of
+from server.report.html.spread import spread_of
 from server.report.html.untold import why_untold
+from server.report.rounds import last_evaluated, pooled_title
 
 _MOST_DOTS = 40
 _WHAT = (
@@ -84,7 +85,11 @@ def _of_outcome(outcome: str, results: dict[str, Any], facts: Facts) -> list[Blo
             caption=f"{outcome}: held-out patients by group",
             head=("group", "hospitals", "held out", *(title_of(c, unit) for c in columns)),
             rows=rows,
-            total=("all, pooled", str(num_sites), *_numbers(pooled, columns)),
+            total=(
+                pooled_title(results, evaluated, outcome),
+                str(num_sites),
+                *_numbers(pooled, columns),
+            ),
             note=_NOTE,
         ),
     ]

@@ -7,10 +7,11 @@ from common.page.words import bytes_text, listed, several
 from common.privacy.meaning import most_right, percent_text
 from server.report.columns import noised_number_of, number_of
 from server.report.html.facts import Facts
-from server.report.html.spread import Spread, last_evaluated, spread_of
+from server.report.html.spread import Spread, spread_of
 from server.report.html.subgroups import has_groups
 from server.report.html.words import meaning_of
 from server.report.privacy import cost_of, is_private
+from server.report.rounds import last_evaluated, unfinished_text, whose
 
 # Below this many held-out patients a hospital's own numbers say little.
 _FEW = 50
@@ -20,10 +21,11 @@ def summary(results: dict[str, Any], facts: Facts) -> Section:
     """The summary in plain words."""
     blocks: list[Block] = [Paragraph(text=_what_was_done(results, facts), look="lead")]
     if results["status"] != "finished":
-        blocks.append(Paragraph(text=_UNFINISHED[results["status"]], look="warn"))
+        told = [_UNFINISHED[results["status"]], unfinished_text(results)]
+        blocks.append(Paragraph(text=" ".join(filter(None, told)), look="warn"))
     blocks.append(Figures(figures=_figures(results)))
-    told = _what_came_out(results)
-    blocks.append(Items(items=told) if told else Paragraph(text=_nothing_yet(results)))
+    items = _what_came_out(results)
+    blocks.append(Items(items=items) if items else Paragraph(text=_nothing_yet(results)))
     blocks += [
         Heading(text="What may be learned of patients"),
         *_risk(results),
@@ -42,20 +44,23 @@ _UNFINISHED = {
 def _what_was_done(results: dict[str, Any], facts: Facts) -> str:
     study = facts.study
     title = f"“{study.study.title}” ({study.name})" if study.study.title else study.name
-    rounds = [e for e in results["rounds"] if e["aggregated_from"]]
     predicted = listed([f"“{name}”" for name in study.outcomes])
+    rounds = several(results["num_aggregated"], "round")
     return (
         f"One model for {title} was trained across {several(len(results['sites']), 'hospital')} in "
-        f"{several(len(rounds), 'round')} of federated learning. It predicts {predicted} from "
+        f"{rounds} of federated learning. It predicts {predicted} from "
         f"{listed(list(study.granularities))}. Patients' records stayed at their hospitals."
     )
 
 
 def _figures(results: dict[str, Any]) -> list[Figure]:
-    rounds = sum(1 for e in results["rounds"] if e["aggregated_from"])
     figures = [
         Figure(name="Hospitals", value=str(len(results["sites"])), more=_absent(results)),
-        Figure(name="Rounds", value=f"{rounds}", more=f"of {results['num_rounds']} asked for"),
+        Figure(
+            name="Rounds",
+            value=str(results["num_aggregated"]),
+            more=f"of {results['num_rounds']} asked for",
+        ),
     ]
     evaluated = last_evaluated(results)
     for outcome in list(results["outcomes"])[:3] if evaluated else []:
@@ -111,7 +116,7 @@ def _what_came_out(results: dict[str, Any]) -> list[str]:
         unit = results["units"].get(outcome, "")
         meaning = meaning_of(spread.metric, spread.pooled, unit=unit, outcome=outcome)
         number = f"{spread.title} {noised_number_of(spread.metric, evaluated['pooled'][outcome])}"
-        of_whom = "held-out patients of all hospitals together"
+        of_whom = f"held-out patients of {whose(results, evaluated, outcome)} together"
         if kind == "multiclass" or not meaning:
             parts = [f"{outcome}: {number} over the {of_whom}, after round {evaluated['round']}."]
         else:
@@ -192,9 +197,10 @@ def _nothing_yet(results: dict[str, Any]) -> str:
     if is_private(results):
         return (
             "A private run is evaluated once, after its last round, because every evaluation costs "
-            "privacy. No evaluation has come yet."
+            "privacy. There is no complete evaluation yet."
         )
-    return "No hospital has sent an evaluation, so nothing is known of how well the model does."
+    none = "No hospital has sent an evaluation" if results["rounds"] else "No round is complete"
+    return f"{none}, so nothing is known of how well the model does."
 
 
 _NO_GROUPS = (

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.page.document import Block, Paragraph
-from server.report.html.spread import last_evaluated
 from server.report.privacy import is_private
+from server.report.rounds import last_evaluated
 
 
 def why_untold(

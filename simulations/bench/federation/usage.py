@@ -15,6 +15,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _ROLES = {
     "flower-superlink": "superlink",
     "server": "server's supervisor",
+    "server.superlink.keep": "server's supervisor",
     "serve": "site process",
     "connect": "connector",
     "flower-supernode": "supernode",
