@@ -134,6 +134,14 @@ def missing(
     sites: Sites = None,
     num_seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 5,
     rounds: Rounds = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            "--granularity-dropout",
+            help="Overrides the study's: the part of a patient's granularities that are hidden in "
+            "training.",
+        ),
+    ] = None,
     lacking: Annotated[
         list[str] | None,
         typer.Option(
@@ -152,7 +160,9 @@ def missing(
     from simulations.missing import run_missing
     from simulations.missing_report import write_missing
 
-    effective = override(load_study(study), training__rounds=rounds)
+    effective = override(
+        load_study(study), training__rounds=rounds, model__granularity_dropout=dropout
+    )
     taken = lacking_of(lacking or [])
     folder = out or new_run_folder(f"{effective.name}-missing")
     check_unused(folder)
