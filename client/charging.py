@@ -75,8 +75,9 @@ class Ledgered(Charging):
           its arrays is refused.
         - No run is charged more than its plan (rounds, spare rounds, one evaluation), and no data
           set more than the policy's budget: asked before any work.
-        - A run without privacy is charged once, as what it is: no bound holds after it. How many
-          such runs there may be, and how many models of a round, is limited.
+        - A run without privacy is charged once, as what it is: no bound holds after it; and once
+          more where the data change. How many such runs there may be, and how many models of a
+          round, is limited.
         - Nothing is charged or worked on that has no room on the disk.
 
     Args:
@@ -202,9 +203,13 @@ class Ledgered(Charging):
         """Charges a run without privacy, at the first task that releases something.
 
         The id of a run is the coordinator's word: a private run may have been charged under it.
+        Where the data have changed since, the same model again tells of whom they gained or lost.
         """
         policy = prepared.policy
-        if self._ledger.begin_unprotected(request.run_id, most=policy.max_runs_without_privacy):
+        is_new = self._ledger.begin_unprotected(
+            request.run_id, most=policy.max_runs_without_privacy
+        )
+        if is_new or self._ledger.fingerprint != self._fingerprint:
             charges = on_these_data(prepared.plan.charges_of(request.kind), self._fingerprint)
             self._reserve(request, charges)
         self._ledger.answer_unprotected(request, most=policy.max_models_per_round)

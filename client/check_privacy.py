@@ -22,8 +22,14 @@ from common.privacy.sections import PatientPrivacy
 from common.signing import SigningKey
 from common.study import Study
 
-_SIZE, _BUDGET, _LACKS = (
-    f"site.toml, {key}" for key in ("policy.cohort_size", "policy.epsilon_budget", "data.lacks")
+_SIZE, _BUDGET, _RUNS, _LACKS = (
+    f"site.toml, {key}"
+    for key in (
+        "policy.cohort_size",
+        "policy.epsilon_budget",
+        "policy.max_runs_without_privacy",
+        "data.lacks",
+    )
 )
 
 
@@ -47,11 +53,13 @@ class _History:
     Attributes:
         fingerprint: of the data as they are now; "" without a ledger.
         cohort_size: the figure that the ledger has kept.
+        num_unprotected: runs without privacy so far.
     """
 
     charges: tuple[Charge, ...] = ()
     fingerprint: str = ""
     cohort_size: int | None = None
+    num_unprotected: int = 0
     findings: tuple[Finding, ...] = ()
 
 
@@ -66,7 +74,7 @@ def check_privacy(config: SiteConfig, study: Study, cohort: Cohort) -> PrivacyCh
     history = _history_of(config)
     findings = list(history.findings)
     if not isinstance(study.privacy, PatientPrivacy):
-        findings += _plain_findings(config, study)
+        findings += _plain_findings(config, study, history)
         return PrivacyCheck(findings=tuple(findings), cost={})
     findings += _enrolment_findings(config, study.privacy)
     findings += _lacks_findings(config, cohort.train.counts())
@@ -118,6 +126,7 @@ def _history_of(config: SiteConfig) -> _History:
         charges=books.charges(),
         fingerprint=data_fingerprint(config.data_paths, key=key),
         cohort_size=books.cohort_size,
+        num_unprotected=len(books.unprotected_runs()),
     )
 
 
@@ -188,11 +197,18 @@ def _enrolment_findings(config: SiteConfig, privacy: PatientPrivacy) -> list[Fin
     return [warning("the study's privacy.enrolment", expected, "none", action)]
 
 
-def _plain_findings(config: SiteConfig, study: Study) -> Sequence[Finding]:
-    """What a study without protection does to a budget that somebody has decided."""
+def _plain_findings(config: SiteConfig, study: Study, history: _History) -> Sequence[Finding]:
+    """What a study without protection does to a budget that somebody has decided, and its limit."""
+    findings: list[Finding] = []
+    most = config.policy.max_runs_without_privacy
+    if history.num_unprotected >= most:
+        expected = "a run without privacy that is left"
+        found = f"{history.num_unprotected} of at most {most} on these data"
+        action = "A new run is refused. Raise it if your privacy officer agrees."
+        findings.append(error(_RUNS, expected, found, action))
     if config.policy.epsilon_budget is None or not config.policy.allow_without_privacy:
-        return []
+        return findings
     expected = "a study that protects each patient, because these data have a budget"
     action = "Exact values are released, and no bound holds after it: no private study enrols then."
     found = f"privacy mode '{study.privacy.mode}'"
-    return [warning(_BUDGET, expected, found, action)]
+    return [*findings, warning(_BUDGET, expected, found, action)]

@@ -37,7 +37,8 @@ class Policy(Section):
         smallest_group: metrics and counts over fewer patients than this are not sent.
         max_rounds: the last round for which a task is answered.
         max_models_per_round: without privacy, the number of different models for which a round is
-            answered; a coordinator that goes back to a checkpoint may need a second one.
+            answered, and a run's evaluation; a coordinator that goes back to a checkpoint may need
+            a second one.
         max_runs_without_privacy: the number of runs without privacy that these data take part in,
             over all studies.
         max_local_steps: the most optimizer steps in one round, those of its own model included.

@@ -57,8 +57,7 @@ class Books:
         num_sent: how often the sealed answer of a run, kind and round was given out.
         acknowledged: what came back countersigned, oldest first.
         refusals: requests and codes, oldest first.
-        answered: what a run without privacy was answered for, a model once: by run, kind and round,
-            the digests of models.
+        answered: what runs without privacy were answered for, each request once, by `question_of`.
         data_changes: entries that tell of other data than before.
         repairs: entries that tell of a torn end.
     """
@@ -70,7 +69,7 @@ class Books:
         self.num_sent: Counter[Key] = Counter()
         self.acknowledged: list[Countersigned] = []
         self.refusals: list[tuple[Entry, Request, str]] = []
-        self.answered: dict[Key, dict[str, tuple[Entry, Request]]] = {}
+        self.answered: dict[Key, dict[Request, Entry]] = {}
         self.data_changes: list[Entry] = []
         self.repairs: list[Entry] = []
 
@@ -98,8 +97,7 @@ class Books:
                     self.refusals.append((entry, Request(**fields["request"]), fields["code"]))
                 case Kind.ANSWERED:
                     request = Request(**fields["request"])
-                    models = self.answered.setdefault(request.key, {})
-                    models[request.arrays_digest] = (entry, request)
+                    self.answered.setdefault(question_of(request), {})[request] = entry
                 case Kind.DATA_CHANGED:
                     self.data_changes.append(entry)
                 case Kind.REPAIRED:
@@ -127,8 +125,8 @@ class Books:
         return frozenset(r.request.run_id for r in self.reservations if r.is_unprotected)
 
     def answers(self) -> list[tuple[Entry, Request]]:
-        """What runs without privacy were answered for, each model once."""
-        return [told for models in self.answered.values() for told in models.values()]
+        """What runs without privacy were answered for, each request once."""
+        return [(entry, asked) for told in self.answered.values() for asked, entry in told.items()]
 
     def open_reservation(self, request: Request) -> Reservation | None:
         """The last reservation for exactly this request, if nothing is sealed for its round."""
@@ -160,6 +158,15 @@ class Books:
         if file != file_of(reservation.entry) or not isinstance(digest, str):
             raise ValueError("something was sealed in the place of something else")
         self.seals[request.key] = Seal(entry=entry, request=request, file=file, digest=digest)
+
+
+def question_of(request: Request) -> Key:
+    """What is answered for a few models alone, where no mechanism protects anybody.
+
+    An evaluation is of a run's last model, whatever round it names.
+    """
+    is_evaluation = request.kind == "evaluate"
+    return (request.run_id, request.kind, 0 if is_evaluation else request.round)
 
 
 def file_of(reservation: Entry) -> str:

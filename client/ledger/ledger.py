@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from client.ledger.approvals import Accountant, Approvals
-from client.ledger.books import file_of, reserved_fields
+from client.ledger.books import file_of, question_of, reserved_fields
 from client.ledger.entries import (
     FORMAT,
     Kind,
@@ -145,6 +145,11 @@ class Ledger:
         """Closes the ledger; it can be opened again."""
         self._writer.close()
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the data that something was last reserved on; None before."""
+        return self._books.reservations[-1].fingerprint if self._books.reservations else None
+
     def charges(self, run_id: str | None = None) -> tuple[Charge, ...]:
         """All that was ever reserved on this data set, or by one run: all of it is spent."""
         return self._books.charges(run_id)
@@ -208,14 +213,15 @@ class Ledger:
     def answer_unprotected(self, request: Request, *, most: int) -> None:
         """A round without privacy is answered for max_models_per_round models, and for no other.
 
+        So is a run's evaluation, whatever rounds are named; a model under another study is another.
         Each is written down before it is worked on; the same one again is not.
 
         Threat: S1-5. Refuses: ROUND_REPEATED.
         """
-        models = self._books.answered.get(request.key, {})
-        if request.arrays_digest in models:
+        answered = self._books.answered.get(question_of(request), {})
+        if request in answered:
             return
-        if len(models) >= most:
+        if len(answered) >= most:
             raise Refusal(
                 RefusalCode.ROUND_REPEATED,
                 f"Expected one of the {most} models for which round {request.round} was answered "
@@ -237,7 +243,7 @@ class Ledger:
         """
         if request.key in self._books.seals:
             raise ValueError("expected a round that is not sealed, found one that is")
-        before = self._books.reservations[-1].fingerprint if self._books.reservations else None
+        before = self.fingerprint
         if before not in (None, fingerprint):
             changed = {"before": before, "after": fingerprint}
             self._writer.write(Kind.DATA_CHANGED, {"run_id": request.run_id, **changed})

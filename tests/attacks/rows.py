@@ -69,8 +69,8 @@ ROWS = (
         attack="one round is asked for again and again, each time under a new nonce",
         defences=("client.ledger.ledger:Ledger.reserve", "client.ledger.ledger:Ledger.sealed"),
         missing=(
-            "Without privacy every answer is exact: 3 models of each round, of 100 runs, may be "
-            "asked about, unless the policy says fewer."
+            "Without privacy every answer is exact: 3 models of each round and of the evaluation, "
+            "of 100 runs, may be asked about, unless the policy says fewer."
         ),
     ),
     Row(

@@ -237,3 +237,16 @@ def test_a_plain_study_on_data_with_a_budget_is_a_warning(hospital, tiny_study: 
     check = check_site(hospital(allow_without_privacy=True), tiny_study)
     assert check.is_usable
     assert "no bound holds after it" in told(check, "warning")
+
+
+def test_data_that_may_take_part_in_no_further_run_without_privacy_are_an_error(
+    hospital, tiny_study: Study
+) -> None:
+    folder = hospital(allow_without_privacy=True, max_runs_without_privacy=2)
+    for run_id in ("one", "two"):
+        assert check_site(folder, tiny_study).is_usable
+        with ledger_of(folder) as ledger:
+            charge = Charge(event=Unprotected())
+            request = request_of(run=run_id)
+            ledger.reserve(request, [charge], fingerprint="f" * 64, source_kind="secure")
+    assert "found 2 of at most 2 on these data" in told(check_site(folder, tiny_study))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from client.config import load_site_config
@@ -15,7 +16,8 @@ from common.errors import RefusalCode
 from common.messages import OK, Reply, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
-from tests.unit.private_site_cases import answer, ledger_of
+from common.study_file import override
+from tests.unit.private_site_cases import answer, kinds, ledger_of
 
 OpenReal = Callable[..., Site]
 _NONCES = itertools.count()
@@ -39,7 +41,49 @@ def test_a_round_without_privacy_is_answered_for_three_models_and_no_further(
     assert told == [OK] * 3 + [RefusalCode.ROUND_REPEATED] * 2
     # What was answered once is answered again: a coordinator may have lost the reply.
     assert ask(site, tiny_study, 1, kind=kind).status == OK
-    assert ask(site, tiny_study, 7, kind=kind, round=1).status == OK
+
+
+@pytest.mark.threat("S1-5")
+def test_the_next_round_has_models_of_its_own_but_a_run_is_evaluated_for_three_in_all(
+    open_real: OpenReal, tiny_study: Study
+) -> None:
+    site = open_real(tiny_study)
+    rounds = [0, 1, 2, 3, 3]
+    trained = [ask(site, tiny_study, n, round=r).status for n, r in enumerate(rounds)]
+    assert trained == [OK] * 5
+    evaluated = [
+        ask(site, tiny_study, n, round=r, kind=TaskKind.EVALUATE).status
+        for n, r in enumerate(rounds)
+    ]
+    assert evaluated == [OK] * 3 + [RefusalCode.ROUND_REPEATED] * 2
+
+
+@pytest.mark.threat("S1-5")
+def test_one_model_under_several_studies_is_several_and_each_is_in_the_books(
+    open_real: OpenReal, tiny_study: Study
+) -> None:
+    studies = [override(tiny_study, training__seed=seed) for seed in range(5)]
+    site = open_real(*studies)
+    assert [ask(site, study, 0).status for study in studies] == [OK] * 3 + [
+        RefusalCode.ROUND_REPEATED
+    ] * 2
+    answered = [e["fields"]["request"] for e in ledger_of(site) if e["kind"] == "answered"]
+    assert [request["study_hash"] for request in answered] == [s.hash for s in studies[:3]]
+
+
+@pytest.mark.threat("S1-5")
+def test_a_run_that_goes_on_with_other_data_says_so_in_the_books(
+    open_real: OpenReal, tiny_study: Study, patients: Callable[..., pd.DataFrame]
+) -> None:
+    site = open_real(tiny_study)
+    ask(site, tiny_study, 0)
+    site.close()
+    patients(61).to_csv(site.folder / "patients.csv", index=False)
+    again = open_real(tiny_study, folder=site.folder)
+    for round_number in (0, 1):
+        assert ask(again, tiny_study, 0, round=round_number).status == OK
+    assert kinds(again).count("data_changed") == 1
+    assert kinds(again).count("reserved") == 2
 
 
 @pytest.mark.threat("S1-5")
