@@ -26,7 +26,7 @@ class InProcessGrid(Grid):
     """A grid whose nodes are sites in this process. Node n is the n-th site by name, from 1.
 
     Guarantees:
-        - A message and its reply share no memory with what the other side holds.
+        - What a message and its reply hold shares no memory with what the other side has.
         - A site that raises gives an error reply, as under Flower, and stops no other site.
     """
 

@@ -5,7 +5,7 @@ granularities are taken from chosen hospitals' training patients, as if never me
 Held-out patients keep theirs: what they show is decided where they are predicted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,23 +52,32 @@ def lacking_of(texts: Sequence[str]) -> Lacking:
     return lacking
 
 
-def check_lacking(lacking: Lacking, study: Study, sites: Sequence[PlainSite]) -> None:
+def check_lacking(lacking: Lacking, study: Study, sites: Collection[str]) -> None:
     """Nothing, if the hospitals and the granularities exist, and each hospital keeps one.
+
+    Args:
+        sites: the names of all hospitals.
 
     Raises:
         StudyError: they do not, or it does not.
     """
-    known, names = {site.name for site in sites}, set(study.granularities)
+    names = ", ".join(study.granularities)
     for site, taken in lacking.items():
-        if site not in known:
+        unknown = sorted(taken - set(study.granularities))
+        if site not in sites:
             raise StudyError(
-                f"Expected hospitals among {', '.join(sorted(known))} to lack something, found "
+                f"Expected hospitals among {', '.join(sorted(sites))} to lack something, found "
                 f"'{site}'. Correct --lacking."
             )
-        if not taken < names:
+        if unknown:
             raise StudyError(
-                f"Expected some, but not all, of {', '.join(study.granularities)} to be lacking at "
-                f"'{site}', found {', '.join(sorted(taken))}. Correct --lacking."
+                f"Expected granularities of the study ({names}) to be lacking at '{site}', found "
+                f"{', '.join(unknown)}. Correct --lacking."
+            )
+        if len(taken) == len(study.granularities):
+            raise StudyError(
+                f"Expected '{site}' to keep one of {names}, found all of them lacking. Correct "
+                "--lacking."
             )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from client.config import load_site_config
 from client.data import Cohort
 from client.evaluation import predict
 from client.training import to_device
@@ -25,6 +26,7 @@ from common.metrics.evaluation import statistics_of
 from common.metrics.statistics import Metrics
 from common.models.contract import Batch
 from common.models.patient_model import PatientModel, drop_granularities, load_state
+from common.run_folder import site_folders
 from common.study import Study
 from common.study_file import override, without_granularity
 from common.subsets import subsets_of
@@ -97,6 +99,8 @@ def run_missing(
             f"Expected 2 to {_MOST_GRANULARITIES} granularities to try all subsets of, found "
             f"{len(study.granularities)} in '{study.name}'."
         )
+    names = [load_site_config(folder).name for folder in site_folders(sites)]
+    check_lacking(lacking, study, names)
     work = {
         f"seed {seed}": partial(run_seed, study, sites, seed=seed, lacking=lacking)
         for seed in seeds
@@ -112,7 +116,6 @@ def run_seed(
     torch.set_num_threads(1)
     study = override(study, training__seed=seed)
     hospitals = read_sites(study, sites)
-    check_lacking(lacking, study, hospitals)
     hospitals = [as_if_lacking(site, lacking) for site in hospitals]
     ways = {
         OURS: _ours(study, hospitals),

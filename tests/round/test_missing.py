@@ -273,15 +273,15 @@ def _split(table: Path, *, takes_lifestyle: bool) -> None:
     ("texts", "found"),
     [
         (["hospital-9=labs"], "found 'hospital-9'"),
-        (["hospital-0=genes"], "found genes"),
-        (["hospital-0=labs,lifestyle"], "found labs, lifestyle"),
+        (["hospital-0=genes,labs"], "found genes\\. "),
+        (["hospital-0=labs,lifestyle"], "'hospital-0' to keep one of labs, lifestyle"),
     ],
 )
 def test_what_nobody_has_cannot_be_lacking_and_nobody_can_lack_all(
     study: Study, sites: Path, texts: list[str], found: str
 ) -> None:
     with pytest.raises(StudyError, match=found):
-        run_seed(study, sites, seed=0, lacking=lacking_of(texts))
+        run_missing(study, sites, seeds=[0], jobs=1, lacking=lacking_of(texts))
 
 
 @pytest.mark.parametrize("text", ["labs", "=labs", "hospital-0=", "hospital-0=labs,,vitals"])
