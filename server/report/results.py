@@ -13,7 +13,7 @@ from common.study import Study
 from common.tail_average import averaged_rounds
 from server.journal import Event
 from server.report.attributions import attributions_of
-from server.report.rounds import is_answer, unfinished_round, whole_rounds
+from server.report.rounds import answers_of, unfinished_round, whole_rounds
 from server.report.subgroups import subgroups_of
 
 SCHEMA = 3
@@ -28,6 +28,7 @@ def results_of(
 
     Guarantees:
         - No figure is of a round that some hospitals have answered and others may yet.
+        - No figure is of a model that was given up when the run went on from before it.
 
     Args:
         rounds: to be told of; without them, those that are whole.
@@ -43,7 +44,7 @@ def results_of(
         raise RunError("Expected a journal that begins with run_started, found none. Run it anew.")
     if rounds is None:
         rounds = whole_rounds(events)
-    answers = [e for e in events if is_answer(e) and e["round"] in rounds]
+    answers = [e for e in answers_of(events) if e["round"] in rounds]
     told = _statistics(answers)
     starts = by_kind["run_started"] + by_kind.get("run_resumed", [])
     run = starts[-1]

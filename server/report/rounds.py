@@ -10,24 +10,42 @@ from typing import Any
 from server.journal import Event
 
 
+def answers_of(events: Iterable[Event]) -> list[Event]:
+    """What hospitals have answered of models, without those that a run has given up.
+
+    A run that goes on from a checkpoint makes the models after it anew.
+    """
+    answers: list[Event] = []
+    for event in events:
+        if is_answer(event):
+            answers.append(event)
+        elif event["event"] == "run_resumed":
+            answers = [answer for answer in answers if answer["round"] <= event["round"]]
+    return answers
+
+
 def whole_rounds(events: Iterable[Event]) -> set[int]:
     """The rounds that were answered, and whose exchange is complete.
 
     Guarantees:
         - One that was aggregated or finished is, whoever was absent from it.
         - Any other is once every hospital that has enrolled has answered.
+        - What was answered before the run went on from an older checkpoint makes none complete.
     """
+    events = list(events)
     answered: dict[int, set[str]] = {}
+    for answer in answers_of(events):
+        answered.setdefault(answer["round"], set()).add(answer["site"])
     complete: set[int] = set()
     enrolled: set[str] = set()
     for event in events:
         kind = event["event"]
-        if is_answer(event):
-            answered.setdefault(event["round"], set()).add(event["site"])
-        elif kind == "aggregated":
+        if kind == "aggregated":
             complete.add(event["round"] - 1)
         elif kind == "run_finished":
             complete.add(event["round"])
+        elif kind == "run_resumed":
+            complete = {number for number in complete if number <= event["round"]}
         elif kind == "enrolled":
             enrolled.add(event["site"])
     return {n for n, sites in answered.items() if n in complete or sites >= enrolled}
@@ -36,7 +54,7 @@ def whole_rounds(events: Iterable[Event]) -> set[int]:
 def unfinished_round(events: Iterable[Event]) -> dict[str, Any] | None:
     """The entry of the results: the newest round, and who has answered it; None if it is whole."""
     events = list(events)
-    answers = [event for event in events if is_answer(event)]
+    answers = answers_of(events)
     newest = max((event["round"] for event in answers), default=None)
     if newest is None or newest in whole_rounds(events):
         return None

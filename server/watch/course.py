@@ -6,6 +6,7 @@ parsed again only in the round to which something was added; everything else is 
 
 import json
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from common.metrics.evaluation import SECONDS
@@ -64,6 +65,9 @@ class Course:
         elif kind == "aggregated":
             self._stale.add(int(event["round"]))
         elif kind in _STARTS:
+            # Later models are made anew: what was answered of them is of models given up.
+            newest = int(event["round"]) if kind == "run_resumed" else inf
+            self._lines = {n: lines for n, lines in self._lines.items() if n <= newest}
             self._stale.update(self._lines)
         self.events.append(event)
 

@@ -1,6 +1,7 @@
 """A round that some hospitals have answered and others not is in no figure of any report."""
 
 import io
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from server.report.markdown import report_of
 from server.report.privacy import released
 from server.report.results import results_of
 from server.report.rounds import whole_rounds
+from server.watch.course import Course
 from server.watch.sections import sections_of, sentence_of
 from server.watch.states import state_of
 from tests.unit.report_journals import (
@@ -156,3 +158,19 @@ def test_a_private_run_says_what_some_have_released_though_no_figure_is_made_of_
     assert results["privacy"]["sites"]["north"]["epsilon"] == 2.5
     first = results_of(cut(private_journal(), 0, 1))
     assert released(first).startswith("in each round one noised update")
+
+
+def test_what_was_answered_of_models_that_were_given_up_is_in_no_figure() -> None:
+    journal = plain_journal()
+    resumed = journal[0] | {"event": "run_resumed", "round": 0}
+    again = [resumed, *cut(journal, 1, 1)[1:]]
+    results = results_of([*journal[:-1], *again])
+    assert [entry["round"] for entry in results["rounds"]] == [0]
+    assert results["unfinished_round"] == {"round": 1, "answered": ["north"]}
+    course = Course()
+    course.take([json.dumps(event).encode() for event in [*journal[:-1], *again]])
+    assert course.results() == results
+    # Nor once others have answered what is made anew, of whoever is absent then.
+    without_west = [e for e in journal if (e.get("site"), e.get("round")) != ("west", 1)]
+    results = results_of([*journal[:-1], resumed, *without_west[1:]])
+    assert sorted(results["rounds"][1]["sites"]) == ["north", "south"]
