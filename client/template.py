@@ -51,7 +51,7 @@ smallest_group = 10              # counts and metrics over fewer patients than t
                                  # a cell of a histogram (of scores; of survival by time and
                                  # risk) may still hold a single patient
 max_rounds = 1000                # the last round that is answered
-max_models_per_round = 3         # without privacy: how many models a round is answered for
+max_models_per_round = 3         # without privacy: models that a round, or the evaluation, is for
 max_runs_without_privacy = 100   # how many runs without privacy these data take part in, ever
 max_local_steps = 10000          # the most training steps in one round
 max_update_norm = 1000.0         # larger updates are scaled down to this length
