@@ -70,7 +70,8 @@ ROWS = (
         defences=("client.ledger.ledger:Ledger.reserve", "client.ledger.ledger:Ledger.sealed"),
         missing=(
             "Without privacy every answer is exact: 3 models of each round and of the evaluation, "
-            "of 100 runs, may be asked about, unless the policy says fewer."
+            "of 100 runs, may be asked about, unless the policy says fewer; the same ones also "
+            "again, which tells more where blocks stay at home."
         ),
     ),
     Row(
