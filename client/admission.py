@@ -82,14 +82,16 @@ def check_run_id(task: Task) -> None:
 def check_round(task: Task, prepared: Prepared) -> None:
     """The round is one that the accepted study has: what a person agreed to is not gone beyond.
 
+    After the last one nothing is trained any more.
+
     Threat: S1-1, S1-5. Refuses: ROUND_LIMIT.
     """
-    # The last evaluation counts as the round after the last.
-    if task.round > prepared.study.training.rounds:
+    rounds = prepared.study.training.rounds
+    last = rounds - 1 if task.kind is TaskKind.TRAIN else rounds
+    if task.round > last:
         raise Refusal(
             RefusalCode.ROUND_LIMIT,
-            f"Expected a round of the study's {prepared.study.training.rounds}, found "
-            f"{task.round}.",
+            f"Expected at most round {last} of the study's {rounds} (from 0), found {task.round}.",
         )
 
 

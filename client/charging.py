@@ -205,6 +205,8 @@ class Ledgered(Charging):
         The id of a run is the coordinator's word: a private run may have been charged under it.
         Where the data have changed since, the same model again tells of whom they gained or lost.
         """
+        # A round that was sealed is a private run's: refused here, it is not asked for again.
+        self._ledger.sealed(request)
         policy = prepared.policy
         is_new = self._ledger.begin_unprotected(
             request.run_id, most=policy.max_runs_without_privacy

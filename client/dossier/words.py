@@ -20,7 +20,7 @@ _REASONS: dict[str, str] = {
     RefusalCode.PRIVACY_TOO_WEAK: "the study's privacy is weaker than the policy allows",
     RefusalCode.BUDGET_EXCEEDED: "it would have cost more privacy than the policy's budget",
     RefusalCode.LEDGER_BEHIND: "the ledger here was an older copy than the one both sides signed",
-    RefusalCode.ROUND_REPEATED: "the round had been answered before, for another model",
+    RefusalCode.ROUND_REPEATED: "the round had been answered before: for another model, or several",
     RefusalCode.ROUND_LIMIT: "it asked for more rounds or tasks than the policy allows",
     RefusalCode.RUN_LIMIT: "the policy allows these data no further run without privacy",
     RefusalCode.STEP_LIMIT: "it asked for more training steps than the policy allows",

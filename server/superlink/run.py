@@ -10,7 +10,7 @@ from common.errors import CohortError, RunError
 from common.roster import Roster
 from server.app import Run, execute
 from server.correspondence import Signed
-from server.journal import Listener
+from server.journal import Event, Listener
 from server.superlink.control import Control, control_of, sites_of
 from server.superlink.folder import Coordinator
 from server.superlink.lock import alone
@@ -75,7 +75,7 @@ def run_study(
     deployment = _Deployment(
         place=place,
         roster=place.roster(),
-        listeners=(*listeners, lambda _: look()),
+        listeners=(*listeners, _looking(look)),
         on_hospitals=on_hospitals,
         on_notice=on_notice,
         look=look,
@@ -98,6 +98,16 @@ def run_study(
                 run = replace(run, resume=True, init_from=None)
             else:
                 return
+
+
+def _looking(look: Callable[[], None]) -> Listener:
+    """Asks at every event, but not while it is written that and why a run has failed."""
+
+    def listen(event: Event) -> None:
+        if event["event"] != "run_failed":
+            look()
+
+    return listen
 
 
 @dataclass(frozen=True, kw_only=True)

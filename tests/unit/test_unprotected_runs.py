@@ -16,7 +16,7 @@ from common.errors import RefusalCode
 from common.messages import OK, Reply, TaskKind
 from common.models.patient_model import PatientModel, state_of
 from common.study import Study
-from common.study_file import override
+from common.study_file import override, with_patient_privacy
 from tests.unit.private_site_cases import answer, kinds, ledger_of
 
 OpenReal = Callable[..., Site]
@@ -48,7 +48,7 @@ def test_the_next_round_has_models_of_its_own_but_a_run_is_evaluated_for_three_i
     open_real: OpenReal, tiny_study: Study
 ) -> None:
     site = open_real(tiny_study)
-    rounds = [0, 1, 2, 3, 3]
+    rounds = [0, 1, 2, 2, 1]
     trained = [ask(site, tiny_study, n, round=r).status for n, r in enumerate(rounds)]
     assert trained == [OK] * 5
     evaluated = [
@@ -56,6 +56,16 @@ def test_the_next_round_has_models_of_its_own_but_a_run_is_evaluated_for_three_i
         for n, r in enumerate(rounds)
     ]
     assert evaluated == [OK] * 3 + [RefusalCode.ROUND_REPEATED] * 2
+
+
+def test_a_plain_task_under_the_id_of_a_private_run_is_refused_where_a_round_was_sealed(
+    open_real: OpenReal, tiny_study: Study
+) -> None:
+    private = with_patient_privacy(tiny_study, epsilon=4.0, delta=1e-4)
+    site = open_real(tiny_study, private)
+    assert answer(site, private, nonce="private").status == OK
+    assert ask(site, tiny_study, 0).status == RefusalCode.ROUND_REPEATED
+    assert ask(site, tiny_study, 0, round=1).status == OK
 
 
 @pytest.mark.threat("S1-5")
