@@ -18,7 +18,7 @@ _REASONS = {
     RefusalCode.PRIVACY_TOO_WEAK: "refused: the study's privacy is weaker than its policy",
     RefusalCode.BUDGET_EXCEEDED: "refused: its privacy budget does not suffice",
     RefusalCode.LEDGER_BEHIND: "refused: its ledger is an older copy than the one it had signed",
-    RefusalCode.ROUND_REPEATED: "refused: it had answered this round before: another model, or several",
+    RefusalCode.ROUND_REPEATED: "refused: it had answered this round before, for other models",
     RefusalCode.ROUND_LIMIT: "refused: more rounds than its policy allows",
     RefusalCode.RUN_LIMIT: "refused: its policy allows no further run without privacy",
     RefusalCode.STEP_LIMIT: "refused: more training steps than its policy allows",
