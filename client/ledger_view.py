@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.ledger.view import Events, LedgerView, epsilon_text
+from common.page.words import several
 
 
 def renderables(view: LedgerView) -> list[RenderableType]:
@@ -23,7 +24,7 @@ def renderables(view: LedgerView) -> list[RenderableType]:
     if view.no_bound_since is not None:
         lines.append(
             "[red]No bound holds[/]: something was released without any mechanism, since "
-            f"{view.no_bound_since}."
+            f"{view.no_bound_since}, in {several(view.runs_without_privacy, 'run')}."
         )
     if view.second_opinion is not None:
         others = ", ".join(f"{k} {epsilon_text(v)}" for k, v in sorted(view.second_opinion.items()))
@@ -69,12 +70,13 @@ def _table(view: LedgerView) -> Table:
     for run in view.runs:
         refused = [f"refused {count} times: {code}" for code, count in run.refusals.items()]
         over = [f"{run.over_counts} reserved, never released"] if run.over_counts else []
+        models = [f"{several(run.models, 'model')} without privacy"] if run.models else []
         noise = [f"noise: {', '.join(run.noise)}"] if run.noise else []
         table.add_row(
             f"{escape(run.study)} {escape(run.study_hash[:8])}\n{escape(run.run_id)}\n"
             f"{run.first_at[:16]}",
             _ranges(run.rounds),
-            "\n".join([*map(_event_line, run.events), *noise, *over, *refused]),
+            "\n".join([*map(_event_line, run.events), *models, *noise, *over, *refused]),
             epsilon_text(run.epsilon),
         )
     return table

@@ -107,6 +107,7 @@ def _privacy(ledger: LedgerView) -> dict[str, Any]:
         "budget": ledger.budget,
         "left": ledger.left,
         "no_bound_since": ledger.no_bound_since,
+        "runs_without_privacy": ledger.runs_without_privacy,
         "reserved_and_never_released": ledger.over_counts,
         "data_changes": list(ledger.data_changes),
         "opened_at": ledger.opened_at,

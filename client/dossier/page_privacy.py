@@ -61,7 +61,8 @@ def _spent(privacy: Mapping[str, Any]) -> str:
     if privacy["epsilon"] is None:
         return (
             "What all runs together have told of a patient has no bound: something was released "
-            f"without any mechanism, since {plain(privacy['no_bound_since'])[:16]}."
+            f"without any mechanism, since {plain(privacy['no_bound_since'])[:16]}, in "
+            f"{several(privacy['runs_without_privacy'], 'run')}."
         )
     text = (
         f"All runs and studies together have cost epsilon {epsilon_text(privacy['epsilon'])} at "

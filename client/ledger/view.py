@@ -41,6 +41,7 @@ class RunSpending:
 
     Attributes:
         rounds: for which training was reserved or, without privacy, answered.
+        models: how many models it was answered for without privacy, each in its round.
         epsilon: of this run alone; infinite where something was released unprotected.
         over_counts: reservations under which nothing was released, spent all the same.
         resent: how often a sealed answer was given out again.
@@ -54,6 +55,7 @@ class RunSpending:
     first_at: str
     last_at: str
     rounds: tuple[int, ...]
+    models: int
     events: tuple[Events, ...]
     epsilon: float
     over_counts: int
@@ -71,6 +73,7 @@ class LedgerView:
             of the entries before the first one alone: at least so much.
         budget: the policy's; None if it has none.
         no_bound_since: when something was first released unprotected.
+        runs_without_privacy: how many runs released something unprotected.
         faults: what `verify` has found; nothing if the ledger is whole.
         head: number and digest of the last entry before a fault.
         num_countersigned: heads that came back countersigned.
@@ -90,6 +93,7 @@ class LedgerView:
     spent: float
     budget: float | None
     no_bound_since: str | None
+    runs_without_privacy: int
     runs: tuple[RunSpending, ...]
     over_counts: int
     data_changes: tuple[str, ...]
@@ -162,6 +166,7 @@ def view_ledger(
         spent=accountant(history, delta),
         budget=budget,
         no_bound_since=_no_bound_since(books.reservations),
+        runs_without_privacy=len(books.unprotected_runs()),
         runs=runs,
         over_counts=len(books.over_counts()),
         data_changes=_times(books.data_changes),
@@ -242,8 +247,8 @@ def _spending(
     request = entries[0][1]
     who = (request.run_id, request.study_hash)
     reserved = [r for r in books.reservations if _who(r.request) == who]
-    asked = [r.request for r in reserved]
-    asked += [request for _, request in books.answers() if _who(request) == who]
+    answered = [request for _, request in books.answers() if _who(request) == who]
+    asked = [*answered, *(r.request for r in reserved)]
     charges = [charge for reservation in reserved for charge in reservation.charges]
     codes = Counter(code for _, refused, code in books.refusals if _who(refused) == who)
     sent = [
@@ -256,6 +261,7 @@ def _spending(
         first_at=entries[0][0].at,
         last_at=entries[-1][0].at,
         rounds=tuple(sorted({r.round for r in asked if r.kind == "train"})),
+        models=sum(r.kind != "query" for r in answered),
         events=_events(charges),
         epsilon=accountant(charges, delta),
         over_counts=sum(_who(r.request) == who for r in books.over_counts()),

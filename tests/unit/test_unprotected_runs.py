@@ -127,4 +127,4 @@ def test_the_books_tell_of_every_model_and_the_view_of_every_round(
     assert all(len(request["arrays_digest"]) == 64 for request in answered)
     config = load_site_config(site.folder)
     (run,) = view_ledger(config.state_dir, dataset_id=config.dataset_id, delta=1e-4).runs
-    assert run.rounds == (0, 1, 2)
+    assert (run.rounds, run.models) == ((0, 1, 2), 3)
