@@ -3,6 +3,7 @@
 Imports stay lazy: `--help` loads neither torch nor flwr.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,7 @@ def _serve(
         if opens and not webbrowser.open(url):
             console.print("No browser was found. Open the page yourself.", highlight=False)
 
-    try:
+    # The signal is not always raised again: a server that has ended is one that was interrupted.
+    with suppress(KeyboardInterrupt):
         Service(watched, host=host, port=port, on_ready=on_ready).run()
-    except KeyboardInterrupt:
-        console.print("Ended.")
+    console.print("Ended.")

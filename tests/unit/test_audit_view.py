@@ -281,7 +281,9 @@ def test_a_log_holds_digests_and_no_number_of_an_update(tmp_path: Path) -> None:
     assert task.arrays is not None
     reply = replace(_refusal(), arrays=task.arrays, metrics={"event.loss_sum": (0.123456789,)})
     AuditLog(audit_path(tmp_path), durable=False).append(**audit_line(task, reply, []))
-    content = audit_path(tmp_path).read_text()
+    said = json.loads(audit_path(tmp_path).read_text())
+    # The time of day has digits of its own.
+    content = json.dumps({name: value for name, value in said.items() if name != "at"})
     assert "0.123456789" not in content
     assert task.arrays.flat.tobytes().hex()[:16] not in content
     for value in task.arrays.flat[:200]:
