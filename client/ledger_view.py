@@ -70,7 +70,7 @@ def _table(view: LedgerView) -> Table:
     for run in view.runs:
         refused = [f"refused {count} times: {code}" for code, count in run.refusals.items()]
         over = [f"{run.over_counts} reserved, never released"] if run.over_counts else []
-        models = [f"{several(run.models, 'model')} without privacy"] if run.models else []
+        models = [f"answered for {several(run.models, 'model')}"] if run.models else []
         noise = [f"noise: {', '.join(run.noise)}"] if run.noise else []
         table.add_row(
             f"{escape(run.study)} {escape(run.study_hash[:8])}\n{escape(run.run_id)}\n"
