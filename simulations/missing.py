@@ -115,8 +115,7 @@ def run_seed(
     """The results of every method and subset for one seed."""
     torch.set_num_threads(1)
     study = override(study, training__seed=seed)
-    hospitals = read_sites(study, sites)
-    hospitals = [as_if_lacking(site, lacking) for site in hospitals]
+    hospitals = _read(study, sites, lacking)
     ways = {
         OURS: _ours(study, hospitals),
         "zero-filling": _zero_filling(study, hospitals),
@@ -136,6 +135,13 @@ def run_seed(
         for subset in subsets_of(list(study.granularities))[1:]  # of nothing, nobody is predicted
         for scope, metrics in _evaluate(way, hospitals, study, subset)
     ]
+
+
+def _read(
+    study: Study, folder: Path, lacking: Lacking, *, left_out: frozenset[str] = frozenset()
+) -> list[PlainSite]:
+    """The hospitals, with what they are to lack taken from them."""
+    return [as_if_lacking(s, lacking) for s in read_sites(study, folder, left_out=left_out)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +217,7 @@ def _intersection(study: Study, folder: Path, hospitals: list[PlainSite], lackin
         if count < len(hospitals) and name != commonest:
             smaller = without_granularity(smaller, name)
     without = frozenset(site.name for site in hospitals if site.counts[commonest] == 0)
-    with_it = read_sites(smaller, folder, left_out=without)
-    model = _federated(smaller, [as_if_lacking(s, lacking) for s in with_it]).popitem()[1]
+    model = _federated(smaller, _read(smaller, folder, lacking, left_out=without)).popitem()[1]
     models = dict.fromkeys((site.name for site in hospitals), model)
     return _Way(models=models, study=smaller, shows=_hide_others)
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 from common.messages import OK, Reply, TaskKind
 from common.metrics.attributions import is_attribution
@@ -54,17 +54,6 @@ class Field:
     what: str
 
 
-class _Part(NamedTuple):
-    """As `Field`, before it is known of which message."""
-
-    record: str
-    name: str
-    dtype: str
-    shape: str
-    size_bytes: int
-    what: str
-
-
 def fields_of(replies: Iterable[Reply], study: Study) -> tuple[Field, ...]:
     """The fields of these messages, each once, by kind of message as first sent.
 
@@ -83,51 +72,67 @@ def fields_of(replies: Iterable[Reply], study: Study) -> tuple[Field, ...]:
 def _fields_of(reply: Reply, study: Study) -> list[Field]:
     message = reply.kind.value if reply.status == OK else "refusal"
     is_private = study.privacy.mode == "patient"
-    parts = [_word("header", key, getattr(reply, key), what) for key, what in _HEADER.items()]
-    parts += _array_parts(reply, is_private=is_private)
+    word = partial(_word, message)
+    fields = [word("header", key, getattr(reply, key), what) for key, what in _HEADER.items()]
+    fields += _array_fields(message, reply, is_private=is_private)
     of_whom = "as told for weights, not counted" if is_private else "small groups as 0"
-    parts += [
-        _word("counts", name, count, f"patients ({name}), {of_whom}")
+    fields += [
+        word("counts", name, count, f"patients ({name}), {of_whom}")
         for name, count in reply.counts.items()
     ]
-    parts += [
-        _metric(name, values, is_private=is_private) for name, values in reply.metrics.items()
+    fields += [
+        _metric(message, name, values, is_private=is_private)
+        for name, values in reply.metrics.items()
     ]
     if reply.receipt is not None:
         said = {name: getattr(reply.receipt, name) for name in _RECEIPT}
-        parts += [
-            _word("receipt", name, value, _RECEIPT[name])
+        fields += [
+            word("receipt", name, value, _RECEIPT[name])
             for name, value in said.items()
             if value is not None
         ]
     if reply.signature is not None:
         what = "by this hospital, over all of the message"
-        parts.append(_word("signature", "signature", reply.signature, what))
-    return [Field(message=message, **part._asdict()) for part in parts]
+        fields.append(word("signature", "signature", reply.signature, what))
+    return fields
 
 
-def _word(record: str, name: str, value: object, what: str) -> _Part:
+def _word(message: str, record: str, name: str, value: object, what: str) -> Field:
     """A text or a number by itself."""
+    dtype, size_bytes = "int" if isinstance(value, int) else "float64", 8
     if isinstance(value, str):
-        return _Part(record, name, "text", "", len(value.encode()), what)
-    return _Part(record, name, "int" if isinstance(value, int) else "float64", "", 8, what)
+        dtype, size_bytes = "text", len(value.encode())
+    return Field(
+        message=message,
+        record=record,
+        name=name,
+        dtype=dtype,
+        shape="",
+        size_bytes=size_bytes,
+        what=what,
+    )
 
 
-def _array_parts(reply: Reply, *, is_private: bool) -> list[_Part]:
+def _array_fields(message: str, reply: Reply, *, is_private: bool) -> list[Field]:
     """The names of the blocks, and their numbers; nothing where no arrays are sent."""
     if reply.arrays is None:
         return []
     flat, manifest = reply.arrays.flat, reply.arrays.manifest
-    shape, names = f"({flat.size},)", json.dumps([[b.name, *b.shape] for b in manifest])
-    what = _ARRAYS[reply.kind] + (", clipped and noised" if is_private else "")
+    names = json.dumps([[b.name, *b.shape] for b in manifest])
     told = f"names and shapes of {len(manifest)} blocks, which follow from the study"
-    return [
-        _word("header", "manifest", names, told),
-        _Part("arrays", "flat", flat.dtype.name, shape, flat.nbytes, what),
-    ]
+    numbers = Field(
+        message=message,
+        record="arrays",
+        name="flat",
+        dtype=flat.dtype.name,
+        shape=f"({flat.size},)",
+        size_bytes=flat.nbytes,
+        what=_ARRAYS[reply.kind] + (", clipped and noised" if is_private else ""),
+    )
+    return [_word(message, "header", "manifest", names, told), numbers]
 
 
-def _metric(name: str, values: tuple[float, ...], *, is_private: bool) -> _Part:
+def _metric(message: str, name: str, values: tuple[float, ...], *, is_private: bool) -> Field:
     """The sums of one statistic, over whom, and whether noise protects them."""
     noised = ", noised" if is_private else ""
     whom = "a group of" if is_of_group(name) else "all"
@@ -136,4 +141,12 @@ def _metric(name: str, values: tuple[float, ...], *, is_private: bool) -> _Part:
         what = "seconds of work"
     elif is_attribution(name):
         what = f"{statistic_of(name)} of each granularity and feature, over held-out patients"
-    return _Part("metrics", name, "float64", f"({len(values)},)", 8 * len(values), what)
+    return Field(
+        message=message,
+        record="metrics",
+        name=name,
+        dtype="float64",
+        shape=f"({len(values)},)",
+        size_bytes=8 * len(values),
+        what=what,
+    )

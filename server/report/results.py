@@ -42,8 +42,8 @@ def results_of(
     by_kind = _by_kind(events)
     if "run_started" not in by_kind:
         raise RunError("Expected a journal that begins with run_started, found none. Run it anew.")
-    if rounds is None:
-        rounds = whole_rounds(events)
+    whole = whole_rounds(events)
+    rounds = whole if rounds is None else rounds
     answers = [e for e in answers_of(events) if e["round"] in rounds]
     told = _statistics(answers)
     starts = by_kind["run_started"] + by_kind.get("run_resumed", [])
@@ -75,7 +75,7 @@ def results_of(
         "audit": {k: v for k, v in audits[-1].items() if k != "event"} if audits else None,
         "transferred": _transferred(by_kind),
         "rounds": _rounds(answers, by_kind, study),
-        "unfinished_round": unfinished_round(events),
+        "unfinished_round": unfinished_round(events, whole=whole),
         "subgroups": subgroups_of(told, study),
         "attributions": attributions_of(told, study),
         "absent": [

@@ -4,7 +4,7 @@ A run that was interrupted, or failed, may have heard some hospitals in its last
 not: figures of those alone would pass for figures of all.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from server.journal import Event
@@ -51,12 +51,15 @@ def whole_rounds(events: Iterable[Event]) -> set[int]:
     return {n for n, sites in answered.items() if n in complete or sites >= enrolled}
 
 
-def unfinished_round(events: Iterable[Event]) -> dict[str, Any] | None:
-    """The entry of the results: the newest round, and who has answered it; None if it is whole."""
-    events = list(events)
+def unfinished_round(events: Iterable[Event], *, whole: Collection[int]) -> dict[str, Any] | None:
+    """The entry of the results: the newest round, and who has answered it; None if it is whole.
+
+    Args:
+        whole: `whole_rounds` of these events.
+    """
     answers = answers_of(events)
     newest = max((event["round"] for event in answers), default=None)
-    if newest is None or newest in whole_rounds(events):
+    if newest is None or newest in whole:
         return None
     return {
         "round": newest,

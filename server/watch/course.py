@@ -92,7 +92,7 @@ class Course:
         self._stale.clear()
         whole = whole_rounds(self.events)
         parts = [self._rounds[number] for number in sorted(whole)]
-        newest = {"unfinished_round": unfinished_round(self.events)}
+        newest = {"unfinished_round": unfinished_round(self.events, whole=whole)}
         for key in ("subgroups", "attributions"):
             # As told of the newest round in which any hospital did.
             told = [p[key] for p in parts if (p[key] or {}).get("round") is not None]
