@@ -9,6 +9,7 @@ import numpy as np
 
 from common.files import write_atomically
 from common.metrics.evaluation import statistics_of
+from common.page.words import several
 from common.study import Study
 from server.report.columns import title_of
 from simulations.arms import MEAN, POOLED
@@ -66,9 +67,9 @@ def to_markdown(
     parts = [
         f"# {study.study.title or study.name}: predicting from some granularities",
         f"{title_of(metric)} of {outcome} ({direction} is better) on the held-out patients who "
-        f"have all granularities of a row, shown nothing else; mean ± sd over {len(seeds)} seeds. "
-        f"The intersection of what hospitals have sees nothing of {len(unseen)} of the "
-        f"{len(subsets)} rows: there it predicts the same for everybody. Hospitals that train "
+        "have all granularities of a row, shown nothing else; mean ± sd over "
+        f"{several(len(seeds), 'seed')}. The intersection of what hospitals have sees nothing of "
+        f"{len(unseen)} of the {len(subsets)} rows: there it predicts the same for everybody. Hospitals that train "
         "alone have models without a common scale: judge them by the mean of hospitals.",
     ]
     if lacking:
