@@ -70,7 +70,8 @@ def to_markdown(
         "have all granularities of a row, shown nothing else; mean ± sd over "
         f"{several(len(seeds), 'seed')}. The intersection of what hospitals have sees nothing of "
         f"{len(unseen)} of the {len(subsets)} rows: there it predicts the same for everybody. "
-        "Hospitals that train alone have models without a common scale: judge them by the mean of hospitals.",
+        "Hospitals that train alone have models without a common scale: judge them by the mean of "
+        "hospitals.",
     ]
     if lacking:
         parts.append(
